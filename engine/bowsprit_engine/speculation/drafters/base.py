@@ -1,0 +1,51 @@
+"""The seam of drafting: one narrow interface, one file per implementation.
+
+A drafter proposes tokens; verification (exact match with the keyed draw) makes any proposal safe for the output.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from bowsprit_policy.wire import DrafterState, DrafterType
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DraftContext:
+    """What a drafter may look at for one sequence. `hidden` is the target's row that emitted the last token.
+
+    `hidden` is the input of the target's final norm at the last verified position, a float32 [hidden_size] tensor
+    (typed loosely, since n-gram imports no torch), or None right after a preemption.
+    """
+
+    request_id: str
+    token_ids: Sequence[int]  # prompt and everything emitted so far, the last token not yet run through the target
+    hidden: object | None
+    max_draft_tokens: int  # >= 1
+    seed: int
+    temperature: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Draft:
+    """Proposed tokens for one sequence; empty means no proposal."""
+
+    token_ids: tuple[int, ...]
+
+
+class Drafter(Protocol):
+    """Proposes for a batch of sequences. Called by the engine's thread only. Raises nothing: a drafter that can't, proposes nothing."""
+
+    name: str
+    type: DrafterType
+    state: DrafterState
+    reason: str
+    revision: str | None
+
+    def propose(self, contexts: Sequence[DraftContext]) -> list[Draft]:
+        """One draft per context, at most `max_draft_tokens` long each."""
+
+    def forget(self, request_id: str) -> None:
+        """The sequence ended: drop what was kept for it."""

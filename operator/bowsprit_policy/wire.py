@@ -1,0 +1,272 @@
+"""The contract between operator and engines: what crosses the control port, as frozen values.
+
+JSON keys are camelCase, Python names snake_case. Readers ignore unknown fields and `EngineStats` carries
+`wireVersion`, so that an operator and engines of neighbouring versions work together. Nothing here decides
+anything, and nothing here knows Kubernetes, HTTP or torch.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.alias_generators import to_camel
+
+WIRE_VERSION = 1
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class WireModel(BaseModel):
+    """Frozen, camelCase on the wire, tolerant of fields that a newer peer adds."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="ignore", alias_generator=to_camel, populate_by_name=True, serialize_by_alias=True
+    )
+
+
+class DrafterType(StrEnum):
+    """How a drafter predicts. First light executes these two."""
+
+    NGRAM = "NGram"
+    HEAD = "Head"
+
+
+class DrafterState(StrEnum):
+    """Whether a drafter may be used, and why not.
+
+    `Empty`: a head that has no revision loaded yet. `Broken`: its load-time self-test failed.
+    `LowAcceptance`: the engine lowered it to K=0 on live figures and probes it again.
+    """
+
+    ACTIVE = "Active"
+    EMPTY = "Empty"
+    BROKEN = "Broken"
+    LOW_ACCEPTANCE = "LowAcceptance"
+
+
+class DrafterCap(WireModel):
+    """The most draft tokens that one admitted drafter may propose for a sequence in one step."""
+
+    name: str
+    draft_tokens: int = Field(ge=0)
+
+
+class TableRow(WireModel):
+    """Caps for every batch up to `max_batch_size` sequences; None means unbounded (the last row only)."""
+
+    max_batch_size: int | None = Field(default=None, ge=1)
+    drafters: tuple[DrafterCap, ...] = ()
+
+
+class PolicyTable(WireModel):
+    """The only thing a pod executes: rows ascending in `max_batch_size`, the last one unbounded."""
+
+    revision: int = Field(ge=0)
+    table: tuple[TableRow, ...]
+
+
+class LoweredDrafter(WireModel):
+    """A drafter that the engine holds below the table, and why (the engine never raises K above the table)."""
+
+    name: str
+    draft_tokens: int
+    reason: str
+    message: str
+
+
+class PolicyStatus(WireModel):
+    """Answer to GET and PUT policy: the table in force and what the engine lowered by itself."""
+
+    revision: int
+    table: tuple[TableRow, ...]
+    lowered: tuple[LoweredDrafter, ...] = ()
+
+
+class DrafterStats(WireModel):
+    """Counters of one drafter since this engine process started; they only ever grow while `revision` stays.
+
+    `reached[i]`: sequence-steps in which position i was drafted by it and every earlier position matched.
+    `matched[i]`: those of them in which position i matched too. `opportunities`: sequence-steps in which it was
+    asked; `proposed`: those in which it proposed at least one token. `drafted_tokens` and `accepted_tokens`
+    exclude the bonus token. `draft_seconds`: wall seconds spent drafting.
+    """
+
+    name: str
+    type: DrafterType
+    state: DrafterState
+    reason: str = ""
+    revision: str | None = None
+    opportunities: int = 0
+    proposed: int = 0
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
+    reached: tuple[int, ...] = ()
+    matched: tuple[int, ...] = ()
+    draft_seconds: float = 0.0
+
+
+class StepCell(WireModel):
+    """Whole-step wall time, summed over the steps of one bucket. Steps that carried prefill are never in a cell.
+
+    `batch`: sequences in the step, `rows`: total verify rows (sequences + draft tokens), `context`: upper bound of
+    the mean context length in tokens. Each is a bucket's upper bound. `tokens`: tokens emitted by these steps.
+    `contended`: steps left out of the sums because CPU time / (threads x wall time) was below 0.9.
+    """
+
+    batch: int
+    rows: int
+    context: int
+    steps: int
+    seconds: float
+    tokens: int
+    contended: int = 0
+
+
+class Profile(WireModel):
+    """Step times measured at start-up on this accelerator, seconds per step, before any traffic."""
+
+    accelerator: str
+    model_digest: str
+    dtype: str
+    cells: tuple[StepCell, ...]
+
+
+class CaptureStats(WireModel):
+    """What the traffic capture of this pod has kept and why it left some out. Tokens include prompts."""
+
+    enabled: bool = False
+    requests: int = 0
+    tokens: int = 0
+    response_tokens: int = 0
+    shards: int = 0
+    dropped: dict[str, int] = Field(default_factory=dict)
+
+
+class EngineStats(WireModel):
+    """GET /control/v1/stats: counters since `boot_id` (a new boot id means that every counter began again at 0)."""
+
+    wire_version: int = WIRE_VERSION
+    boot_id: str
+    model_name: str
+    model_digest: str
+    uptime_seconds: float
+    policy_revision: int
+    lowered: tuple[LoweredDrafter, ...] = ()
+    draft_tokens_max: int
+    max_batch_size: int
+    requests_running: int
+    requests_waiting: int
+    kv_cache_usage: float = Field(ge=0, le=1)
+    prompt_tokens: int
+    generation_tokens: int
+    sequence_steps: int
+    probe_steps: int
+    drafters: tuple[DrafterStats, ...]
+    cells: tuple[StepCell, ...]
+    capture: CaptureStats = CaptureStats()
+
+
+class DrafterRole(StrEnum):
+    """What a loaded revision is used for. First light serves; shadow arrives with its code."""
+
+    SERVING = "serving"
+
+
+class DrafterLoad(WireModel):
+    """PUT /control/v1/drafters/{name}: load this speculator into a second buffer and swap it in between steps.
+
+    `uri` names the speculator's folder (pvc:// or file://), `sha256` is that of its weights file.
+    `revision` None unloads the drafter.
+    """
+
+    revision: str | None
+    uri: str | None = None
+    sha256: Sha256 | None = None
+    role: DrafterRole = DrafterRole.SERVING
+
+
+class Interval(WireModel):
+    """A mean with its 95 % confidence interval over `requests` requests."""
+
+    mean: float
+    low: float
+    high: float
+    requests: int
+
+
+class Comparison(WireModel):
+    """Acceptance length (tokens per sequence-step, bonus included) of the pool without and with the candidate.
+
+    `gain` is the paired relative difference, candidate / incumbent - 1, with its confidence interval.
+    """
+
+    incumbent: Interval
+    candidate: Interval
+    gain: Interval
+
+
+class Evaluation(WireModel):
+    """The figures that the gate judges. `base` is None while there is no base sample yet (first run)."""
+
+    recent: Comparison
+    base: Comparison | None = None
+
+
+class TrainingPhase(StrEnum):
+    """Where a training run is."""
+
+    LOADING = "Loading"
+    FEATURES = "Features"
+    TRAINING = "Training"
+    EVALUATING = "Evaluating"
+    DONE = "Done"
+
+
+class TrainingProgress(WireModel):
+    """GET /control/v1/progress of a training pod."""
+
+    phase: TrainingPhase
+    step: int = 0
+    steps: int = 0
+    acceptance_length: float | None = None
+    message: str = ""
+
+
+class DataWindow(WireModel):
+    """Which captured traffic a run read."""
+
+    start: datetime | None = None
+    end: datetime | None = None
+    shards: int
+    requests_train: int
+    requests_holdout: int
+    tokens: int
+    unreadable_shards: int = 0
+
+
+class Artifact(WireModel):
+    """A stored speculator: `uri` of its folder, sha256 and size in bytes of its weights file."""
+
+    uri: str
+    sha256: Sha256
+    bytes: int
+
+
+class TrainingResult(WireModel):
+    """What a training pod writes to its termination message (at most 4 KiB of JSON)."""
+
+    wire_version: int = WIRE_VERSION
+    succeeded: bool
+    reason: str
+    message: str
+    model_digest: str | None = None
+    drafter: str | None = None
+    revision: str | None = None
+    parent: str | None = None
+    artifact: Artifact | None = None
+    data: DataWindow | None = None
+    evaluation: Evaluation | None = None
+    seconds: float = 0.0
