@@ -1,0 +1,86 @@
+"""Is another choice of caps better enough? Its gain in goodput over the one in force, with its standard error.
+
+Both choices rest on the same estimates, so errors that they share cancel: each figure is moved by its own standard
+error and both are scored again. Refuses to know what happens with the answer.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from bowsprit_policy.acceptance import AcceptanceEstimate, Estimate
+from bowsprit_policy.composition import Caps, Member, Score, score
+from bowsprit_policy.step_times import StepTimes
+
+MIN_GAIN = 0.02
+MIN_STANDARD_ERRORS = 2.0
+# Up to here every combination of caps is priced; a larger pool is swept one drafter at a time, each over its whole range.
+MAX_COMBINATIONS = 4096
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pool:
+    """The drafters to choose caps for, with the errors of their figures. `members` and `estimates` are parallel."""
+
+    members: tuple[Member, ...]
+    estimates: tuple[AcceptanceEstimate, ...]
+
+
+def enumerated(pool: Pool, choices: Sequence[Sequence[int]], *, batch: int, times: StepTimes) -> list[Score]:
+    """Every choice, best goodput first; of equals, the one that drafts least first."""
+    if math.prod(len(options) for options in choices) <= MAX_COMBINATIONS:
+        combinations = set(itertools.product(*choices))
+    else:
+        combinations = _swept(pool, choices, batch=batch, times=times)
+    scores = [score(pool.members, caps, batch=batch, times=times) for caps in combinations]
+    return sorted(scores, key=lambda s: (-round(s.goodput(batch), 9), sum(s.caps), s.caps))
+
+
+def gain(pool: Pool, *, current: Score, other: Score, batch: int, times: StepTimes) -> Estimate:
+    """other / current - 1 in goodput, with its standard error."""
+    ratio = other.goodput(batch) / current.goodput(batch)
+    variance = 0.0
+    for moved in _each_moved(pool):
+        moved_ratio = score(moved, other.caps, batch=batch, times=times).goodput(batch) / score(
+            moved, current.caps, batch=batch, times=times
+        ).goodput(batch)
+        variance += (moved_ratio - ratio) ** 2
+    if other.caps != current.caps:
+        variance += ratio**2 * (other.step_error**2 + current.step_error**2)
+    return Estimate(value=ratio - 1.0, error=math.sqrt(variance))
+
+
+def _each_moved(pool: Pool) -> list[tuple[Member, ...]]:
+    """The pool once per figure, with that figure one standard error away (inwards at the border)."""
+    pools = []
+    for i, (member, estimate) in enumerate(zip(pool.members, pool.estimates, strict=True)):
+        variants = [replace(member, share=_moved(estimate.share))]
+        for position, match in enumerate(estimate.positions):
+            positions = member.positions[:position] + (_moved(match),) + member.positions[position + 1 :]
+            variants.append(replace(member, positions=positions))
+        pools += [(*pool.members[:i], variant, *pool.members[i + 1 :]) for variant in variants]
+    return pools
+
+
+def _moved(estimate: Estimate) -> float:
+    up = estimate.value + estimate.error
+    return up if up <= 1.0 else max(0.0, estimate.value - estimate.error)
+
+
+def _swept(pool: Pool, choices: Sequence[Sequence[int]], *, batch: int, times: StepTimes) -> set[Caps]:
+    """All that was priced in sweeps over one drafter at a time, from all-off and from all-most, until nothing moves."""
+    priced: set[Caps] = set()
+    for start in (tuple(options[0] for options in choices), tuple(options[-1] for options in choices)):
+        best = start
+        for _ in range(4):
+            before = best
+            for i, options in enumerate(choices):
+                row = [(*best[:i], k, *best[i + 1 :]) for k in options]
+                priced.update(row)
+                best = max(row, key=lambda caps: score(pool.members, caps, batch=batch, times=times).goodput(batch))
+            if best == before:
+                break
+    return priced
