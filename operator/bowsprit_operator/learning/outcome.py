@@ -1,0 +1,129 @@
+"""How a training run ended, read from what its Job and pods look like now.
+
+Decides whether a run is over and in which words a failure is told. Refuses to know whether a result is good enough
+to serve (the gate does), and reads no cluster: the Job and the pods come in as values.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from pydantic import ValidationError
+
+from bowsprit_policy.wire import TrainingResult
+
+_QUOTED_CHARACTERS = 500  # of a pod's own words in our message
+_SIGKILL_EXIT_CODE = 137
+
+
+class RunFailure(StrEnum):
+    """Why a run ended without an evaluation, where the training pod could not say so itself."""
+
+    DEADLINE_EXCEEDED = "DeadlineExceeded"
+    OUT_OF_MEMORY = "OutOfMemory"
+    POD_KILLED = "PodKilled"
+    POD_LOST = "PodLost"
+    POD_FAILED = "PodFailed"
+    RESULT_UNREADABLE = "ResultUnreadable"
+    EVALUATION_MISSING = "EvaluationMissing"
+    RESULT_OF_ANOTHER_RUN = "ResultOfAnotherRun"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PodEnd:
+    """The terminated training container of one pod, in the kubelet's words."""
+
+    pod_name: str
+    exit_code: int
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobState:
+    """What a run's Job says. `failure` is the reason of its Failed condition, None while it may still succeed."""
+
+    is_complete: bool
+    failure: str | None
+    failure_message: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluated:
+    """The run measured its candidate: the gate may judge."""
+
+    result: TrainingResult
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failed:
+    """The run is over and measured nothing. `reason` is CamelCase: ours, or the training pod's own."""
+
+    reason: str
+    message: str
+
+
+def of_run(*, revision: str, job: JobState, pods: tuple[PodEnd, ...]) -> Evaluated | Failed | None:
+    """None while the run may still end by itself.
+
+    The pod's own words come first: a pod that wrote its result and was then killed has still succeeded.
+    """
+    for pod in pods:
+        result = _result_in(pod.message)
+        if result is not None:
+            return _from_result(result, revision=revision)
+    if job.failure == "DeadlineExceeded":
+        return Failed(reason=RunFailure.DEADLINE_EXCEEDED, message=job.failure_message)
+    for pod in pods:
+        return _from_silent_end(pod)
+    if job.failure is not None:
+        message = f"the training pod was deleted before it wrote a result ({job.failure}: {job.failure_message})"
+        return Failed(reason=RunFailure.POD_LOST, message=message)
+    if job.is_complete:
+        return Failed(reason=RunFailure.POD_LOST, message="the Job completed, but its pod and result are gone")
+    return None
+
+
+def _result_in(message: str) -> TrainingResult | None:
+    try:
+        return TrainingResult.model_validate_json(message)
+    except ValidationError:
+        return None  # not a result: a crash's last words, told by _from_silent_end
+
+
+def _from_result(result: TrainingResult, *, revision: str) -> Evaluated | Failed:
+    if not result.succeeded:
+        return Failed(reason=result.reason, message=result.message)
+    if result.revision != revision:
+        message = f"the pod reported revision {result.revision}, but this run makes {revision}"
+        return Failed(reason=RunFailure.RESULT_OF_ANOTHER_RUN, message=message)
+    missing = [
+        name
+        for name, value in (
+            ("artifact", result.artifact),
+            ("evaluation", result.evaluation),
+            ("data", result.data),
+            ("modelDigest", result.model_digest),
+        )
+        if value is None
+    ]
+    if missing:
+        message = f"the result says it succeeded, but carries no {' and no '.join(missing)}"
+        return Failed(reason=RunFailure.EVALUATION_MISSING, message=message)
+    return Evaluated(result=result)
+
+
+def _from_silent_end(pod: PodEnd) -> Failed:
+    words = " ".join(pod.message.split())[-_QUOTED_CHARACTERS:]
+    if pod.reason == "OOMKilled":
+        message = f"pod {pod.pod_name} was killed: it needed more memory than its limit"
+        return Failed(reason=RunFailure.OUT_OF_MEMORY, message=message)
+    if pod.exit_code == _SIGKILL_EXIT_CODE:
+        message = f"pod {pod.pod_name} was killed (SIGKILL) before it wrote a result"
+        return Failed(reason=RunFailure.POD_KILLED, message=message)
+    if pod.exit_code == 0:
+        message = f"pod {pod.pod_name} succeeded, but its termination message is no result: {words!r}"
+        return Failed(reason=RunFailure.RESULT_UNREADABLE, message=message)
+    message = f"pod {pod.pod_name} exited with code {pod.exit_code} ({pod.reason}) and left no result: {words!r}"
+    return Failed(reason=RunFailure.POD_FAILED, message=message)
