@@ -12,7 +12,7 @@ import pytest
 from cluster.driver import Cluster, remove_dead
 from cluster.plan import Part
 
-ROOT = Path(__file__).parents[2]
+CRDS = Path(__file__).parents[2] / "crds"
 
 
 @pytest.fixture(scope="session")
@@ -20,10 +20,12 @@ def api_server() -> Iterator[Cluster]:
     """etcd and a real control plane, with the project's CRDs established; `kubeconfig` leads to it."""
     remove_dead("tests-")
     instance = Cluster(f"tests-{os.getpid()}", (Part.ETCD, Part.CONTROL_PLANE))
-    instance.up(owner_pid=os.getpid())
-    apply_crds(instance)
-    yield instance
-    instance.down()
+    try:
+        instance.up(owner_pid=os.getpid())
+        apply_crds(instance)
+        yield instance
+    finally:
+        instance.down()
 
 
 @pytest.fixture(scope="session")
@@ -39,9 +41,7 @@ def cluster() -> Iterator[Cluster]:
 
 def apply_crds(instance: Cluster) -> None:
     """Apply crds/ and wait until the API server serves them."""
-    files = sorted((ROOT / "crds").glob("*.yaml"))
-    if not files:
-        return
-    instance.kubectl("apply", "--server-side", "-f", str(ROOT / "crds"))
-    for file in files:
-        instance.kubectl("wait", "-f", str(file), "--for=condition=Established", "--timeout=30s")
+    instance.kubectl("apply", "--server-side", "-k", str(CRDS))
+    names = [file.stem for file in sorted(CRDS.glob("*.yaml")) if file.stem != "kustomization"]
+    for name in names:
+        instance.kubectl("wait", "-f", str(CRDS / f"{name}.yaml"), "--for=condition=Established", "--timeout=30s")
