@@ -1,0 +1,83 @@
+"""SpeculatorRevision as typed values: a trained speculator and its evaluation, which outlive their SpeculativeModel."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from bowsprit_operator.resources.base import Decimal6, Resource, ResourceValue, Time
+from bowsprit_operator.resources.conditions import Condition
+from bowsprit_operator.resources.kinds import SPECULATOR_REVISION, Kind
+from bowsprit_policy import wire
+
+
+class Interval(ResourceValue):
+    """A mean with its 95 % confidence interval; decimal strings in the API."""
+
+    mean: Decimal6
+    low: Decimal6
+    high: Decimal6
+    requests: int
+
+
+class Comparison(ResourceValue):
+    """Acceptance length without (incumbent) and with it (candidate), and the relative gain."""
+
+    incumbent: Interval
+    candidate: Interval
+    gain: Interval
+
+
+class RevisionEvaluation(ResourceValue):
+    """The figures that the gate judged."""
+
+    recent: Comparison
+    base: Comparison | None = None
+
+    @classmethod
+    def of(cls, evaluation: wire.Evaluation) -> RevisionEvaluation:
+        return cls.model_validate(evaluation.model_dump(by_alias=True))
+
+    def on_the_wire(self) -> wire.Evaluation:
+        return wire.Evaluation.model_validate(self.model_dump(by_alias=True, context=None, mode="python"))
+
+
+class RevisionData(ResourceValue):
+    """The captured traffic that it was trained on."""
+
+    start: Time | None = None
+    end: Time | None = None
+    shards: int | None = None
+    requests_train: int | None = None
+    requests_holdout: int | None = None
+    tokens: int | None = None
+    unreadable_shards: int | None = None
+
+
+class SpeculatorRevisionSpec(ResourceValue):
+    """Immutable."""
+
+    model_name: str
+    drafter: str
+    number: int
+    training: str | None = None
+    parent: str | None = None
+    model_digest: str
+    artifact: wire.Artifact
+    data: RevisionData | None = None
+    seconds: Decimal6 | None = None
+    evaluation: RevisionEvaluation | None = None
+
+
+class SpeculatorRevisionStatus(ResourceValue):
+    """Evaluated, Promoted, Rejected, RolledBack."""
+
+    conditions: tuple[Condition, ...] = ()
+
+
+class SpeculatorRevision(Resource):
+    """The whole object. It carries no owner reference."""
+
+    KIND: ClassVar[Kind] = SPECULATOR_REVISION
+
+    spec: SpeculatorRevisionSpec
+    status: SpeculatorRevisionStatus = SpeculatorRevisionStatus()
