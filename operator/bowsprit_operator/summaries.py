@@ -1,84 +1,89 @@
-"""What the loops tell reconcile, in memory: the figures, decisions and reasons that status shows.
+"""What the loops know about each model right now, in memory: how reconcile learns of it, since loops write no status.
 
-Written by the control loop and the learning loop of the leader, read by serving/status.py. A new leader begins with
-nothing and keeps the stored status until the loops have spoken. Refuses to decide and to know Kubernetes.
+Holds the latest figures and a ring of the last decisions. Decides nothing; a new leader starts empty and takes the
+decisions that its predecessor left in status back in with `restore`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
 
 from bowsprit_policy.control import SpeculationSummary
 from bowsprit_policy.decision import Decision
+from bowsprit_policy.wire import DrafterStats, LoweredDrafter
 
-_KEPT_DECISIONS = 10
+NUM_DECISIONS_KEPT = 10
 
 
-class ModelKey(NamedTuple):
-    """One SpeculativeModel."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelKey:
+    """Which SpeculativeModel: a re-created one of the same name has another uid and begins afresh."""
 
     namespace: str
     name: str
+    uid: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ControlSummary:
-    """The last tick of the control loop. `reason`, `message`: why the table changed or was held."""
+class PodReport:
+    """One Ready engine pod in the last tick. `failure`: CamelCase reason of a call that failed, None if it answered."""
 
-    at: float
-    speculation: SpeculationSummary
-    reason: str
-    message: str
+    name: str
+    uid: str
+    failure: str | None = None
+    message: str = ""
     model_digest: str | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LearningSummary:
-    """The last tick of the learning loop. `serving_revision` None: the drafter is untrained."""
-
-    at: float
-    reason: str
-    message: str
-    serving_revision: str | None = None
+    drafters: tuple[DrafterStats, ...] = ()
+    lowered: tuple[LoweredDrafter, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSummary:
-    """All that is known about one model beyond its objects. `decisions`: newest first, at most ten."""
+    """The latest of one model. None means that no tick has seen it yet. `decisions`: newest first, at most ten.
 
-    control: ControlSummary | None = None
-    learning: LearningSummary | None = None
+    `reason` and `message` explain the table in force; `learning_reason` and `learning_message` why a run starts or not.
+    """
+
+    scraped_at: float | None = None
+    speculation: SpeculationSummary | None = None
+    reason: str | None = None
+    message: str = ""
+    learning_reason: str | None = None
+    learning_message: str = ""
+    pods: tuple[PodReport, ...] = ()
     decisions: tuple[Decision, ...] = ()
+
+    @property
+    def model_digest(self) -> str | None:
+        """Of the model that the pods serve; None while no pod has answered."""
+        return next((pod.model_digest for pod in self.pods if pod.model_digest), None)
 
 
 @dataclass(slots=True)
 class Summaries:
-    """The store. `on_change` is called with the key after each write (reconcile enqueues it)."""
+    """One summary per model. Written by the two loops, read by reconcile; all in one event loop, so no lock."""
 
-    on_change: Callable[[ModelKey], None] = lambda _key: None
-    _models: dict[ModelKey, ModelSummary] = field(default_factory=dict)
+    _by_model: dict[ModelKey, ModelSummary] = field(default_factory=dict)
 
     def of(self, key: ModelKey) -> ModelSummary:
-        return self._models.get(key, ModelSummary())
+        return self._by_model.get(key, ModelSummary())
 
-    def put_control(self, key: ModelKey, summary: ControlSummary) -> None:
-        self._put(key, replace(self.of(key), control=summary))
+    def put(self, key: ModelKey, summary: ModelSummary) -> None:
+        self._by_model[key] = summary
 
-    def put_learning(self, key: ModelKey, summary: LearningSummary) -> None:
-        self._put(key, replace(self.of(key), learning=summary))
+    def add_decisions(self, key: ModelKey, decisions: Iterable[Decision]) -> None:
+        """Newest last in `decisions`; the oldest beyond ten fall out."""
+        summary = self.of(key)
+        kept = (*reversed(tuple(decisions)), *summary.decisions)[:NUM_DECISIONS_KEPT]
+        self._by_model[key] = replace(summary, decisions=kept)
 
-    def add_decisions(self, key: ModelKey, decisions: tuple[Decision, ...]) -> None:
-        if decisions:
-            before = self.of(key)
-            newest_first = sorted((*decisions, *before.decisions), key=lambda decision: decision.at, reverse=True)
-            self._put(key, replace(before, decisions=tuple(newest_first[:_KEPT_DECISIONS])))
+    def restore(self, key: ModelKey, decisions: tuple[Decision, ...]) -> None:
+        """Take in the decisions that status holds (newest first), unless this model is known already."""
+        if key not in self._by_model:
+            self._by_model[key] = ModelSummary(decisions=decisions[:NUM_DECISIONS_KEPT])
 
-    def forget(self, key: ModelKey) -> None:
-        """The model is gone."""
-        self._models.pop(key, None)
-
-    def _put(self, key: ModelKey, summary: ModelSummary) -> None:
-        self._models[key] = summary
-        self.on_change(key)
+    def keep_only(self, keys: Iterable[ModelKey]) -> None:
+        """Forget models that are gone."""
+        wanted = set(keys)
+        self._by_model = {key: summary for key, summary in self._by_model.items() if key in wanted}
