@@ -196,6 +196,8 @@ class Cluster:
         with path.open("w") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
+            if not self.places.run.exists():
+                path.unlink(missing_ok=True)
 
     def _record(self) -> dict[str, str]:
         path = self.places.run / "cluster.json"
