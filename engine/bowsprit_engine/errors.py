@@ -30,3 +30,16 @@ class ModelError(WorldError):
 
 class SpeculatorError(WorldError):
     """A speculator that can't be loaded: the message names both sides of the mismatch."""
+
+
+class StalePolicyError(CallerError):
+    """A policy table older than the one in force: the sender must take `stored` into account first."""
+
+    def __init__(self, *, stored: int, offered: int) -> None:
+        super().__init__(
+            f"policy revision {offered} is older than {stored}, which is in force",
+            param="revision",
+            code="stale_policy",
+        )
+        self.stored = stored
+        self.offered = offered

@@ -24,7 +24,8 @@ class SamplingParams:
     """How the next token is drawn. `seed` is always present: an absent one is drawn once by the server and reported.
 
     temperature 0 is greedy. `top_k` 0, `top_p` 1 and `min_p` 0 are off. Penalties follow OpenAI and vLLM.
-    `stop_token_ids` end the sequence (the token is emitted and counted, its text isn't); stop strings are the server's work.
+    `stop_token_ids` end the sequence (the token is emitted and counted, its text isn't); stop
+    strings are the server's work.
     """
 
     seed: int
@@ -96,3 +97,22 @@ class Request:
     tenant: str = ""
     capture_allowed: bool = True
     arrival_seconds: float = 0.0  # time.monotonic() at arrival
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FinishedRequest:
+    """What is known of a request when it ended, for traffic capture and metrics.
+
+    `accepted_counts` and `drafter_names` are per decode step: drafts accepted (the bonus excluded) and who drafted
+    ("" where nobody did). The first token comes from the prompt's last row and belongs to no decode step.
+    """
+
+    request_id: str
+    prompt_token_ids: tuple[int, ...]
+    response_token_ids: tuple[int, ...]
+    accepted_counts: tuple[int, ...]
+    drafter_names: tuple[str, ...]
+    finish_reason: FinishReason
+    tenant: str
+    capture_allowed: bool
+    temperature: float

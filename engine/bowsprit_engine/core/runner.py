@@ -1,7 +1,8 @@
 """The seam between the step and a model: a runner executes rows of tokens against a paged KV cache.
 
 Implementations: `models/native_runner.py` (C++ kernels on the CPU, rows bitwise independent of the number of rows)
-and `models/torch_runner.py` (torch's operators, any device). The registry in `models/__init__.py` names them in its error.
+and `models/torch_runner.py` (torch's operators, any device). The registry in `models/__init__.py` names them in
+its error.
 """
 
 from __future__ import annotations

@@ -1,13 +1,15 @@
 """The definition, in plain torch, of the keyed draw and of verification; every kernel is tested against it.
 
-Decides what the token at a position is, given its logits, the request's seed and the position. Knows nothing of requests,
-batches or devices. Each row is computed by itself, on a [vocab] vector, so a row's token depends on no other row.
+Decides what the token at a position is, given its logits, the request's seed and the position. Knows nothing of
+requests or batches. Each row is computed by itself, on a [vocab] vector, so a row's token depends on no other row.
 
-Words: `position` is the absolute index in the sequence (prompt included) of the token being drawn; `draft` is a proposed
-token; a row's `mass above` a token is the probability of all tokens strictly more likely than it.
+Words: `position` is the absolute index in the sequence (prompt included) of the token being drawn; `draft` is a
+proposed token; a row's `mass above` a token is the probability of all tokens strictly more likely than it.
 """
 
 from __future__ import annotations
+
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -164,7 +166,7 @@ def verify(
     drawn: list[int] = []
     accepted: list[int] = []
     starts = row_starts.tolist()
-    for index, (start, end) in enumerate(zip(starts, starts[1:], strict=False)):
+    for index, (start, end) in enumerate(pairwise(starts)):
         tokens = [
             draw_row(
                 logits[row],

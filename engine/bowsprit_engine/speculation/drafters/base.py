@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 from bowsprit_policy.wire import DrafterState, DrafterType
 
@@ -36,7 +37,10 @@ class Draft:
 
 
 class Drafter(Protocol):
-    """Proposes for a batch of sequences. Called by the engine's thread only. Raises nothing: a drafter that can't, proposes nothing."""
+    """Proposes for a batch of sequences. Called by the engine's thread only.
+
+    Raises nothing: a drafter that can't, proposes nothing.
+    """
 
     name: str
     type: DrafterType
@@ -49,3 +53,17 @@ class Drafter(Protocol):
 
     def forget(self, request_id: str) -> None:
         """The sequence ended: drop what was kept for it."""
+
+
+@runtime_checkable
+class LoadableDrafter(Protocol):
+    """A drafter with revisions. `load` may run in any thread beside the engine's; `swap_in` in the engine's only."""
+
+    def load(self, folder: Path, sha256: str | None, revision: str, model_digest: str) -> object:
+        """Build and check new weights beside those in use. Raises SpeculatorError; what is in use stays."""
+
+    def swap_in(self, loaded: object) -> None:
+        """Put what `load` returned into use."""
+
+    def unload(self) -> None:
+        """Drop the weights; the drafter is Empty from now on."""

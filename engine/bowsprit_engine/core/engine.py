@@ -1,0 +1,303 @@
+"""The engine that the server talks to: a thread that steps while there is work and sleeps while there is none.
+
+Decides what a request must satisfy to be taken, and what happens when a step raises. Knows neither HTTP nor tokenizers.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+
+from bowsprit_engine.core.counters import Counters, Snapshot
+from bowsprit_engine.core.inbox import Inbox, Mail
+from bowsprit_engine.core.request import FinishedRequest, Request
+from bowsprit_engine.core.runner import Runner
+from bowsprit_engine.core.sampling import Draw, Sampler, choose_draw
+from bowsprit_engine.core.scheduler import Scheduler
+from bowsprit_engine.core.settings import EngineSettings
+from bowsprit_engine.core.step import Stepper
+from bowsprit_engine.errors import CallerError, StalePolicyError, WorldError
+from bowsprit_engine.speculation import profile as profiling
+from bowsprit_engine.speculation.costs import StepTimes, measured_times
+from bowsprit_engine.speculation.drafters.base import Drafter, LoadableDrafter
+from bowsprit_engine.speculation.policy import PolicyExecutor
+from bowsprit_engine.speculation.pool import DrafterPool
+from bowsprit_policy.wire import (
+    DrafterLoad,
+    DrafterState,
+    DrafterStats,
+    EngineStats,
+    PolicyStatus,
+    PolicyTable,
+    Profile,
+)
+
+logger = logging.getLogger(__name__)
+
+SWAP_TIMEOUT_SECONDS = 60.0
+
+__all__ = ["Engine", "EngineSettings", "StalePolicyError"]
+
+
+class Engine:
+    """One model, its KV cache and its drafters. Public methods may be called from any thread."""
+
+    def __init__(
+        self,
+        *,
+        runner: Runner,
+        settings: EngineSettings,
+        drafters: Sequence[Drafter],
+        on_finished: Callable[[FinishedRequest], None] | None = None,
+        draw: Draw | None = None,
+    ) -> None:
+        self.settings = settings
+        self._runner = runner
+        self._drafters = {drafter.name: drafter for drafter in drafters}
+        if len(self._drafters) != len(drafters):
+            raise CallerError(f"two drafters share a name: {[drafter.name for drafter in drafters]}", param="drafter")
+        self._counters = Counters(drafters)
+        self._profile = Profile(
+            accelerator=runner.accelerator, model_digest=settings.model_digest, dtype=runner.dtype, cells=()
+        )
+        self._policy = PolicyExecutor(
+            mode=settings.speculation_mode,
+            drafter_types={drafter.name: drafter.type for drafter in drafters},
+            draft_tokens_max=settings.draft_tokens_max,
+            is_usable=lambda name: self._drafters[name].state is DrafterState.ACTIVE,
+            times=self._step_times,
+        )
+        self._scheduler = Scheduler(
+            num_blocks=settings.kv_blocks,
+            max_batch_size=settings.max_batch_size,
+            prefill_chunk=settings.prefill_chunk,
+        )
+        self._stepper = Stepper(
+            runner=runner,
+            scheduler=self._scheduler,
+            pool=DrafterPool(drafters, vocab_size=runner.config.vocab_size),
+            policy=self._policy,
+            sampler=Sampler(
+                eos_token_ids=runner.config.eos_token_ids,
+                draw=draw if draw is not None else choose_draw(runner.final_norm_weight().device),
+            ),
+            counters=self._counters,
+            max_model_len=settings.max_model_len,
+            on_finished=on_finished,
+        )
+        self._inbox = Inbox()
+        self._ready = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="bowsprit-engine", daemon=True)
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether requests are served now: profiled, running, not draining."""
+        return self._ready.is_set() and self._thread.is_alive()
+
+    def start(self) -> None:
+        """Begin: the thread allocates the KV cache, profiles, then serves."""
+        self._thread.start()
+
+    def wait_ready(self, timeout_seconds: float) -> bool:
+        return self._ready.wait(timeout_seconds)
+
+    def stop(self, drain_seconds: float = 0.0) -> None:
+        """Take no more requests, let those here end within `drain_seconds`, abort the others; returns when done."""
+        self._inbox.close(abort=drain_seconds <= 0)
+        if self._thread.ident is None:
+            return
+        self._thread.join(drain_seconds if drain_seconds > 0 else None)
+        self._inbox.close(abort=True)
+        self._thread.join()
+
+    def submit(self, request: Request) -> None:
+        """Queue a request. Raises CallerError for one that can never be served, WorldError while draining."""
+        self._check(request)
+        if not self._inbox.submit(request):
+            raise WorldError("the engine is draining and takes no more requests", reason="Draining")
+
+    def cancel(self, request_id: str) -> None:
+        """End a request between two steps; its last output says `abort`. Unknown ids are ignored."""
+        self._inbox.cancel(request_id)
+
+    def policy(self) -> PolicyStatus:
+        return self._policy.status()
+
+    def set_policy(self, table: PolicyTable) -> PolicyStatus:
+        """Put a table in force from the next step on. Raises StalePolicyError for an older revision."""
+        return self._policy.set_table(table)
+
+    def profile(self) -> Profile:
+        """The start-up profile; without cells until the engine is ready."""
+        return self._profile
+
+    def drafters(self) -> tuple[DrafterStats, ...]:
+        lowered = {drafter.name: drafter.message for drafter in self._policy.lowered}
+        return tuple(
+            _with_lowering(self._counters.drafter_stats(drafter), lowered.get(drafter.name))
+            for drafter in self._drafters.values()
+        )
+
+    def snapshot(self) -> Snapshot:
+        """Counters that metrics export beyond `stats`."""
+        return self._counters.snapshot()
+
+    def stats(self) -> EngineStats:
+        counts = self._counters.snapshot()
+        return EngineStats(
+            boot_id=self._counters.boot_id,
+            model_name=self.settings.model_name,
+            model_digest=self.settings.model_digest,
+            uptime_seconds=self._counters.uptime_seconds,
+            policy_revision=self._policy.revision,
+            lowered=self._policy.lowered,
+            draft_tokens_max=self.settings.draft_tokens_max,
+            max_batch_size=self.settings.max_batch_size,
+            requests_running=self._scheduler.num_running,
+            requests_waiting=self._scheduler.num_waiting,
+            kv_cache_usage=self._scheduler.blocks.usage,
+            prompt_tokens=counts.prompt_tokens,
+            generation_tokens=counts.generation_tokens,
+            sequence_steps=counts.sequence_steps,
+            probe_steps=counts.probe_steps,
+            drafters=self.drafters(),
+            cells=counts.cells,
+        )
+
+    def load_drafter(self, name: str, load: DrafterLoad) -> DrafterStats:
+        """Load a revision beside the one in use and swap it in between two steps; None unloads.
+
+        Loads in the calling thread. Raises CallerError for a drafter that can't be loaded into, SpeculatorError for a
+        speculator that doesn't fit; the revision in use stays then.
+        """
+        drafter = self._drafters.get(name)
+        if drafter is None:
+            raise CallerError(
+                f"no drafter {name!r}, there are {sorted(self._drafters)}", param="name", code="not_found"
+            )
+        if not isinstance(drafter, LoadableDrafter):
+            raise CallerError(f"drafter {name!r} of type {drafter.type} has no revisions", param="name")
+        if load.revision is None:
+            swap = drafter.unload
+        else:
+            loaded = self._loaded(drafter, load, load.revision)
+
+            def swap() -> None:
+                drafter.swap_in(loaded)
+
+        def swap_and_count() -> None:
+            swap()
+            self._counters.begin_revision(name, load.revision)
+            self._policy.begin_revision(name)
+            logger.info("drafter %s: revision %s in use", name, load.revision)
+
+        self._between_steps(swap_and_count)
+        return next(stats for stats in self.drafters() if stats.name == name)
+
+    def _loaded(self, drafter: LoadableDrafter, load: DrafterLoad, revision: str) -> object:
+        from bowsprit_engine.models.uri import resolve_uri
+
+        if load.uri is None:
+            raise CallerError(f"revision {revision!r} needs a uri", param="uri")
+        return drafter.load(resolve_uri(load.uri), load.sha256, revision, self.settings.model_digest)
+
+    def _between_steps(self, function: Callable[[], None]) -> None:
+        if self._thread.is_alive():
+            self._inbox.call(function).result(SWAP_TIMEOUT_SECONDS)
+        else:
+            function()
+
+    def _check(self, request: Request) -> None:
+        num_prompt, limit = len(request.prompt_token_ids), self.settings.max_model_len
+        max_tokens = request.sampling.max_tokens
+        if num_prompt == 0:
+            raise CallerError("the prompt is empty, the least is 1 token", param="prompt")
+        if max_tokens < 1:
+            raise CallerError(f"max_tokens is {max_tokens}, the least is 1", param="max_tokens")
+        if num_prompt + max_tokens > limit:
+            param = "prompt" if num_prompt >= limit else "max_tokens"
+            raise CallerError(
+                f"{num_prompt} prompt tokens and max_tokens {max_tokens} make {num_prompt + max_tokens}, "
+                f"the model's limit is {limit}",
+                param=param,
+                code="context_length_exceeded",
+            )
+        vocab_size = self._runner.config.vocab_size
+        strange = [token for token in request.prompt_token_ids if not 0 <= token < vocab_size]
+        strange += [token for token in request.sampling.logit_bias if not 0 <= token < vocab_size]
+        if strange:
+            raise CallerError(f"token {strange[0]} is not within 0 and {vocab_size - 1}", param="prompt")
+        drafter = request.speculation.drafter
+        if drafter is not None and drafter not in self._drafters:
+            raise CallerError(
+                f"no drafter {drafter!r}, there are {sorted(self._drafters)}", param="speculation.drafter"
+            )
+
+    def _step_times(self) -> tuple[StepTimes, ...]:
+        return measured_times(self._counters.cells()), StepTimes(self._profile.cells)
+
+    def _run(self) -> None:
+        try:
+            self._prepare()
+            self._ready.set()
+            while self._take_mail():
+                self._step()
+        except Exception:
+            logger.exception("the engine's thread ends")
+            raise
+        finally:
+            self._ready.clear()
+            self._close()
+
+    def _prepare(self) -> None:
+        self._runner.allocate_kv(self.settings.kv_blocks)
+        self._profile = profiling.load_or_measure(
+            self._runner,
+            model_digest=self.settings.model_digest,
+            max_batch_size=self.settings.max_batch_size,
+            draft_tokens_max=self.settings.draft_tokens_max,
+            kv_blocks=self.settings.kv_blocks,
+        )
+
+    def _take_mail(self) -> bool:
+        """Do what came; sleep when there is nothing to do. False when the engine should end."""
+        mail = self._inbox.take(wait=not self._scheduler.has_work)
+        self._obey(mail)
+        if mail.is_aborted:
+            self._stepper.abort_all()
+        return self._scheduler.has_work or not mail.is_closed
+
+    def _obey(self, mail: Mail) -> None:
+        for request in mail.requests:
+            self._stepper.submit(request)
+        for request_id in mail.cancelled:
+            self._stepper.cancel(request_id)
+        for function, future in mail.calls:
+            try:
+                function()
+            except Exception as error:
+                future.set_exception(error)
+            else:
+                future.set_result(None)
+
+    def _step(self) -> None:
+        if not self._scheduler.has_work:
+            return
+        try:
+            self._stepper.step()
+        except Exception as error:
+            logger.exception("a step failed; its %d requests end, the engine goes on", self._scheduler.num_running)
+            self._stepper.fail_running(f"the step failed: {type(error).__name__}: {error}")
+
+    def _close(self) -> None:
+        """Nobody may wait for ever: end whatever is left, and answer what came last."""
+        self._inbox.close(abort=True)
+        self._obey(self._inbox.take(wait=False))
+        self._stepper.abort_all()
+
+
+def _with_lowering(stats: DrafterStats, message: str | None) -> DrafterStats:
+    if message is None or stats.state is not DrafterState.ACTIVE:
+        return stats
+    return stats.model_copy(update={"state": DrafterState.LOW_ACCEPTANCE, "reason": message})

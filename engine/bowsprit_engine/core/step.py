@@ -1,0 +1,212 @@
+"""One step of the engine: schedule, draft, verify, commit, stream. Runs in one thread; knows no other.
+
+The order is the whole decision here; each part decides its own matter elsewhere.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+from bowsprit_engine.core import batch
+from bowsprit_engine.core.commit import Committed, Committer, finished_request
+from bowsprit_engine.core.counters import Counters
+from bowsprit_engine.core.request import FinishedRequest, FinishReason, Request, StepOutput
+from bowsprit_engine.core.runner import Runner
+from bowsprit_engine.core.sampling import Sampler
+from bowsprit_engine.core.scheduler import Scheduler, StepPlan
+from bowsprit_engine.core.sequence import LiveSequence
+from bowsprit_engine.speculation.costs import CellKey
+from bowsprit_engine.speculation.policy import Outcome, PolicyExecutor, StepCaps, narrowed
+from bowsprit_engine.speculation.pool import DrafterPool, PoolReport, Proposal
+from bowsprit_engine.speculation.profile import cpu_share
+
+logger = logging.getLogger(__name__)
+
+
+class Stepper:
+    """The sequences of an engine and the step that advances them. Every method runs in the engine's thread."""
+
+    def __init__(
+        self,
+        *,
+        runner: Runner,
+        scheduler: Scheduler,
+        pool: DrafterPool,
+        policy: PolicyExecutor,
+        sampler: Sampler,
+        counters: Counters,
+        max_model_len: int,
+        on_finished: Callable[[FinishedRequest], None] | None,
+    ) -> None:
+        self._runner = runner
+        self._scheduler = scheduler
+        self._pool = pool
+        self._policy = policy
+        self._sampler = sampler
+        self._counters = counters
+        self._max_model_len = max_model_len
+        self._committer = Committer(sampler=sampler, max_model_len=max_model_len)
+        self._on_finished = on_finished
+        self._device = runner.final_norm_weight().device
+        self._sequences: dict[str, LiveSequence] = {}
+        self._num_steps = 0
+
+    def step(self) -> None:
+        """Advance every running sequence by at least one token, and prompts by a chunk."""
+        begin = time.perf_counter()
+        plan = self._scheduler.schedule()
+        self._counters.add(preemptions=len(plan.preempted))
+        if plan.is_empty:
+            return
+        caps = self._policy.caps(batch=len(plan.decodes), context=_mean_context(plan.decodes))
+        drafting = self._draft(plan, caps)
+        rows = batch.build(plan, [proposal.token_ids for proposal in drafting.proposals], self._device)
+        forward_begin, forward_cpu = time.perf_counter(), time.process_time()
+        output = self._runner.forward(rows.batch)
+        drawn = self._sampler.draw(output.logits, rows.draws)
+        share = self._cpu_share(forward_begin, forward_cpu)
+        for chunk in plan.prefills:
+            chunk.sequence.num_computed += chunk.num_tokens
+        committed = [self._committer.commit(group, rows=rows, output=output, drawn=drawn) for group in rows.draws]
+        self._count(plan, caps, drafting, committed)
+        for entry in committed:
+            self._stream(entry)
+        self._time(plan, rows, committed, seconds=time.perf_counter() - begin, share=share)
+
+    def submit(self, request: Request) -> None:
+        """Queue a sequence. A second one of the same id ends at once: its outputs could not be told apart."""
+        sequence = LiveSequence.begin(request)
+        if request.request_id in self._sequences:
+            error = f"request id {request.request_id!r} is in use"
+            output = StepOutput(
+                request_id=request.request_id, token_ids=(), finish_reason=FinishReason.ERROR, error=error
+            )
+            self._tell(sequence, output)
+            return
+        self._sequences[request.request_id] = sequence
+        self._scheduler.add(sequence)
+        self._counters.add(prompt_tokens=sequence.num_prompt_tokens)
+
+    def cancel(self, request_id: str) -> None:
+        """End a sequence and free its blocks now. Unknown or finished ones are ignored: both sides may be first."""
+        sequence = self._sequences.get(request_id)
+        if sequence is not None:
+            self.end(sequence, FinishReason.ABORT)
+
+    def end(self, sequence: LiveSequence, reason: FinishReason, *, error: str | None = None) -> None:
+        """End a sequence outside a step's own commits."""
+        output = StepOutput(request_id=sequence.request_id, token_ids=(), finish_reason=reason, error=error)
+        self._finish(sequence, output)
+
+    def fail_running(self, error: str) -> None:
+        """A step raised: its sequences' KV can't be trusted. Those that wait are not affected."""
+        for sequence in self._scheduler.running:
+            self.end(sequence, FinishReason.ERROR, error=error)
+
+    def abort_all(self) -> None:
+        for sequence in tuple(self._sequences.values()):
+            self.end(sequence, FinishReason.ABORT)
+
+    def _draft(self, plan: StepPlan, caps: StepCaps) -> PoolReport:
+        self._num_steps += 1
+        probed = self._num_steps % len(plan.decodes) if caps.probe is not None else None
+        by_sequence: list[Mapping[str, int]] = []
+        for index, sequence in enumerate(plan.decodes):
+            allowed = caps.probe if caps.probe is not None and index == probed else caps.by_drafter
+            room = sequence.room_for_drafts(self._max_model_len)
+            by_sequence.append(narrowed(allowed, sequence.request.speculation, room=room))
+        report = self._pool.draft(plan.decodes, by_sequence)
+        granted = [
+            self._fitting(sequence, proposal) for sequence, proposal in zip(plan.decodes, report.proposals, strict=True)
+        ]
+        return dataclasses.replace(report, proposals=tuple(granted))
+
+    def _fitting(self, sequence: LiveSequence, proposal: Proposal) -> Proposal:
+        """As much of a proposal as free KV blocks allow."""
+        if not proposal.token_ids:
+            return proposal
+        num_granted = self._scheduler.reserve_drafts(sequence, len(proposal.token_ids))
+        return dataclasses.replace(proposal, token_ids=proposal.token_ids[:num_granted])
+
+    def _count(self, plan: StepPlan, caps: StepCaps, drafting: PoolReport, committed: Sequence[Committed]) -> None:
+        self._counters.add_drafting(asked=drafting.asked, proposed=drafting.proposed, seconds=drafting.seconds)
+        self._counters.add(
+            sequence_steps=len(plan.decodes),
+            probe_steps=int(caps.is_probe),
+            prefill_steps=int(bool(plan.prefills)),
+            generation_tokens=sum(len(entry.verdict.token_ids) for entry in committed),
+        )
+        outcomes = []
+        for proposal, entry in zip(drafting.proposals, committed, strict=False):
+            num_drafted, verdict = len(proposal.token_ids), entry.verdict
+            entry.sequence.record_step(
+                drafter=proposal.drafter, num_drafted=num_drafted, num_accepted=verdict.num_accepted
+            )
+            if num_drafted:
+                self._counters.add_verified(
+                    drafter=proposal.drafter,
+                    num_drafted=num_drafted,
+                    num_reached=verdict.num_reached,
+                    num_accepted=verdict.num_accepted,
+                )
+                outcomes.append(
+                    Outcome(drafter=proposal.drafter, num_drafted=num_drafted, num_accepted=verdict.num_accepted)
+                )
+        self._policy.observe(outcomes, batch=len(plan.decodes), context=_mean_context(plan.decodes))
+
+    def _stream(self, entry: Committed) -> None:
+        if entry.output.finish_reason is not None:
+            if entry.output.finish_reason is FinishReason.ERROR:
+                logger.error("request %s ended: %s", entry.sequence.request_id, entry.output.error)
+            self._finish(entry.sequence, entry.output)
+            return
+        self._scheduler.trim(entry.sequence)
+        if not self._tell(entry.sequence, entry.output):
+            self.end(entry.sequence, FinishReason.ABORT)
+
+    def _finish(self, sequence: LiveSequence, output: StepOutput) -> None:
+        reason = output.finish_reason
+        if reason is None:
+            raise ValueError(f"request {sequence.request_id} ends without a reason")
+        self._scheduler.remove(sequence)
+        self._sequences.pop(sequence.request_id, None)
+        self._pool.forget(sequence.request_id)
+        self._counters.add_finished(reason.value)
+        self._counters.add(errors=int(reason is FinishReason.ERROR))
+        self._tell(sequence, dataclasses.replace(output, metrics=sequence.metrics()))
+        if self._on_finished is not None:
+            try:
+                self._on_finished(finished_request(sequence, reason))
+            except Exception:
+                logger.exception("on_finished raised for request %s", sequence.request_id)
+
+    def _tell(self, sequence: LiveSequence, output: StepOutput) -> bool:
+        """Whether the client's callback took it. One that raises loses its request, not the engine."""
+        try:
+            sequence.request.on_output(output)
+        except Exception:
+            logger.exception("on_output raised for request %s", sequence.request_id)
+            return False
+        return True
+
+    def _cpu_share(self, begin: float, cpu_begin: float) -> float:
+        if self._device.type != "cpu":
+            return 1.0
+        wall, cpu = time.perf_counter() - begin, time.process_time() - cpu_begin
+        return cpu_share(cpu_seconds=cpu, wall_seconds=wall, num_threads=self._runner.num_threads)
+
+    def _time(
+        self, plan: StepPlan, rows: batch.StepRows, committed: Sequence[Committed], *, seconds: float, share: float
+    ) -> None:
+        if plan.prefills or not plan.decodes:
+            return
+        key = CellKey.of(batch=len(plan.decodes), rows=rows.num_rows, context=_mean_context(plan.decodes))
+        tokens = sum(len(entry.verdict.token_ids) for entry in committed)
+        self._counters.add_step(key, seconds=seconds, tokens=tokens, cpu_share=share)
+
+
+def _mean_context(decodes: Sequence[LiveSequence]) -> float:
+    return sum(len(sequence.token_ids) for sequence in decodes) / len(decodes) if decodes else 0.0

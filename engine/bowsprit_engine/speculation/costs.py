@@ -1,0 +1,93 @@
+"""Step times by bucket: what one step of b sequences and r rows at context c takes, as measured.
+
+Decides the buckets and how to read between them (linearly in rows, nearest context). Measured steps and the start-up
+profile are never mixed in one ratio. Knows nothing of drafters and of who asks.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from bowsprit_policy.wire import StepCell
+
+SMALLEST_CONTEXT = 128
+LEAST_STEPS = 8  # a measured cell with fewer judges nothing
+
+
+def batch_bucket(batch: int) -> int:
+    """The power of two at or above `batch`."""
+    return 1 << max(0, batch - 1).bit_length()
+
+
+def rows_bucket(rows: int) -> int:
+    """Exact to 16, then multiples of 2, 4, 8 and 16 as rows double: at most 6 % wide."""
+    for limit, width in ((16, 1), (32, 2), (64, 4), (128, 8)):
+        if rows <= limit:
+            return -(-rows // width) * width
+    return -(-rows // 16) * 16
+
+
+def context_bucket(context: float) -> int:
+    """The power of two at or above `context`, at least 128."""
+    return max(SMALLEST_CONTEXT, 1 << max(0, math.ceil(context) - 1).bit_length())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CellKey:
+    """One bucket, each a bucket's upper bound."""
+
+    batch: int
+    rows: int
+    context: int
+
+    @classmethod
+    def of(cls, *, batch: int, rows: int, context: float) -> CellKey:
+        return cls(batch=batch_bucket(batch), rows=rows_bucket(rows), context=context_bucket(context))
+
+
+class StepTimes:
+    """Seconds per step of one source (the profile, or the steps measured so far)."""
+
+    def __init__(self, cells: Iterable[StepCell]) -> None:
+        curves: dict[tuple[int, int], dict[int, float]] = {}
+        for cell in cells:
+            if cell.steps:
+                curves.setdefault((cell.batch, cell.context), {})[cell.rows] = cell.seconds / cell.steps
+        self._curves: Mapping[tuple[int, int], dict[int, float]] = curves
+
+    def seconds(self, *, batch: int, rows: float, context: float) -> float | None:
+        """Seconds of one step, or None where this batch bucket was never measured around `rows`."""
+        bucket = batch_bucket(batch)
+        contexts = [c for b, c in self._curves if b == bucket]
+        if not contexts:
+            return None
+        nearest = min(contexts, key=lambda c: abs(c - context_bucket(context)))
+        return _interpolate(self._curves[bucket, nearest], rows)
+
+    def slowdown(self, *, batch: int, rows: float, context: float) -> float | None:
+        """How much longer a step of `rows` rows takes than the same batch without drafts (rows = batch)."""
+        plain = self.seconds(batch=batch, rows=batch, context=context)
+        drafted = self.seconds(batch=batch, rows=rows, context=context)
+        if plain is None or drafted is None:
+            return None
+        return drafted / plain
+
+
+def measured_times(cells: Iterable[StepCell]) -> StepTimes:
+    """The times of live cells, those with too few steps left out."""
+    return StepTimes(cell for cell in cells if cell.steps >= LEAST_STEPS)
+
+
+def _interpolate(curve: Mapping[int, float], rows: float) -> float | None:
+    known = sorted(curve)
+    index = bisect_left(known, rows)
+    if index == len(known):
+        return curve[known[-1]] if rows <= known[-1] * 1.25 else None
+    if index == 0:
+        return curve[known[0]] if rows >= known[0] * 0.75 else None
+    low, high = known[index - 1], known[index]
+    share = (rows - low) / (high - low)
+    return curve[low] * (1 - share) + curve[high] * share

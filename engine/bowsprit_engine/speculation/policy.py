@@ -1,0 +1,259 @@
+"""How many tokens each drafter may propose in this step: the pushed table, executed, and what keeps it honest.
+
+Decides by the row of the current batch; lowers a drafter to 0 at once when its recent acceptance surely loses against
+the measured step without drafts; probes. A probe is either a whole step at K=0 (so that the no-speculation baseline
+stays measured) or one sequence drafted by one drafter alone up to its limit (fresh acceptance at far positions and of
+drafters that the table or the engine holds at 0). Each comes at an interval that keeps its cost under half a percent.
+Refuses to know what the drafters are and how the operator decides. Never raises K above the table but for a probe.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Literal
+
+from bowsprit_engine.core.request import SpeculationParams
+from bowsprit_engine.errors import CallerError, StalePolicyError
+from bowsprit_engine.speculation.acceptance import AcceptanceWindow
+from bowsprit_engine.speculation.costs import StepTimes, batch_bucket
+from bowsprit_policy.wire import DrafterCap, DrafterType, LoweredDrafter, PolicyStatus, PolicyTable, TableRow
+
+logger = logging.getLogger(__name__)
+
+SpeculationMode = Literal["auto", "off"] | int
+
+PROBE_COST = 0.005
+SHORTEST_INTERVAL = 64
+LONGEST_INTERVAL = 2048
+UNKNOWN_INTERVAL = 256
+FIRST_BASELINE_PROBE = 16
+STEPS_PER_JUDGEMENT = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepCaps:
+    """`by_drafter`: most draft tokens per sequence. `probe`: for one sequence instead. `is_baseline`: a K=0 probe."""
+
+    by_drafter: Mapping[str, int] = field(default_factory=dict)
+    probe: Mapping[str, int] | None = None
+    is_baseline: bool = False
+
+    @property
+    def is_probe(self) -> bool:
+        return self.is_baseline or self.probe is not None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What became of one draft."""
+
+    drafter: str
+    num_drafted: int
+    num_accepted: int
+
+
+@dataclass(slots=True, kw_only=True)
+class Bucket:
+    """What is remembered per batch bucket."""
+
+    windows: dict[str, AcceptanceWindow] = field(default_factory=dict)
+    lowered: dict[str, str] = field(default_factory=dict)  # drafter -> message
+    steps_to_baseline: int = FIRST_BASELINE_PROBE
+    steps_to_probe: int = UNKNOWN_INTERVAL
+    steps_to_judgement: int = STEPS_PER_JUDGEMENT
+    num_probes: int = 0
+
+
+def first_table(types: Mapping[str, DrafterType], draft_tokens_max: int) -> tuple[TableRow, ...]:
+    """The table before any push: n-gram only, fewer tokens as the batch grows; a head waits for the operator."""
+    names = [name for name, drafter_type in types.items() if drafter_type is DrafterType.NGRAM]
+
+    def row(max_batch_size: int | None, draft_tokens: int) -> TableRow:
+        caps = tuple(DrafterCap(name=name, draft_tokens=min(draft_tokens, draft_tokens_max)) for name in names)
+        return TableRow(max_batch_size=max_batch_size, drafters=caps)
+
+    return (row(2, 4), row(8, 2), row(None, 0))
+
+
+def narrowed(caps: Mapping[str, int], request: SpeculationParams, *, room: int) -> dict[str, int]:
+    """The caps for one sequence: within its own wishes and the room left before its length limits."""
+    if not request.enabled:
+        return {}
+    limit = room if request.max_draft_tokens is None else min(room, request.max_draft_tokens)
+    return {
+        name: min(cap, limit)
+        for name, cap in caps.items()
+        if min(cap, limit) > 0 and (request.drafter is None or request.drafter == name)
+    }
+
+
+class PolicyExecutor:
+    """Holds the table in force. `set_table` and `status` may be called from any thread."""
+
+    def __init__(
+        self,
+        *,
+        mode: SpeculationMode,
+        drafter_types: Mapping[str, DrafterType],
+        draft_tokens_max: int,
+        is_usable: Callable[[str], bool],  # whether a drafter could propose at all now
+        times: Callable[[], Sequence[StepTimes]],  # sources of step times, the best first
+    ) -> None:
+        self._mode = mode
+        self._names = tuple(drafter_types)
+        self._max = draft_tokens_max
+        self._is_usable = is_usable
+        self._times = times
+        self._table = PolicyTable(revision=0, table=first_table(drafter_types, draft_tokens_max))
+        self._buckets: dict[int, Bucket] = {}
+        self._lowered: tuple[LoweredDrafter, ...] = ()
+
+    def status(self) -> PolicyStatus:
+        table = self._table
+        return PolicyStatus(revision=table.revision, table=table.table, lowered=self._lowered)
+
+    @property
+    def revision(self) -> int:
+        return self._table.revision
+
+    @property
+    def lowered(self) -> tuple[LoweredDrafter, ...]:
+        return self._lowered
+
+    def set_table(self, table: PolicyTable) -> PolicyStatus:
+        """Put a newer table in force. Raises StalePolicyError for an older one, CallerError for a malformed one."""
+        _check(table)
+        if table.revision < self._table.revision:
+            raise StalePolicyError(stored=self._table.revision, offered=table.revision)
+        if table.revision > self._table.revision:
+            unknown = sorted({cap.name for row in table.table for cap in row.drafters} - set(self._names))
+            logger.info("policy revision %d in force%s", table.revision, f", without {unknown}" if unknown else "")
+            self._table = table
+        return self.status()
+
+    def caps(self, *, batch: int, context: float) -> StepCaps:
+        """The caps of the step that is about to run with `batch` decoding sequences."""
+        if self._mode == "off" or batch == 0:
+            return StepCaps()
+        if isinstance(self._mode, int):
+            return StepCaps(by_drafter={name: min(self._mode, self._max) for name in self._names})
+        bucket = self._buckets.setdefault(batch_bucket(batch), Bucket())
+        allowed = self._row(batch)
+        by_drafter = {name: cap for name, cap in allowed.items() if name not in bucket.lowered}
+        if by_drafter and self._baseline_is_due(bucket, batch=batch, context=context):
+            return StepCaps(is_baseline=True)
+        probe = self._due_probe(bucket, allowed, batch=batch, context=context)
+        return StepCaps(by_drafter=by_drafter, probe=probe)
+
+    def observe(self, outcomes: Iterable[Outcome], *, batch: int, context: float) -> None:
+        """Take in what became of a step's drafts, and lower or restore drafters by it."""
+        if self._mode != "auto" or batch == 0:
+            return
+        bucket = self._buckets.setdefault(batch_bucket(batch), Bucket())
+        allowed = self._row(batch)
+        touched = set()
+        for outcome in outcomes:
+            cap = allowed.get(outcome.drafter) or self._max
+            window = bucket.windows.setdefault(outcome.drafter, AcceptanceWindow())
+            window.add(drafted=min(outcome.num_drafted, cap), accepted=min(outcome.num_accepted, cap))
+            touched.add(outcome.drafter)
+        bucket.steps_to_judgement -= 1
+        is_due = bucket.steps_to_judgement <= 0
+        if is_due:
+            bucket.steps_to_judgement = STEPS_PER_JUDGEMENT
+        for name in sorted(touched if is_due else touched & bucket.lowered.keys()):
+            self._judge(name, bucket, batch=batch, context=context)
+
+    def begin_revision(self, name: str) -> None:
+        """A drafter was swapped: what is remembered of it is void."""
+        for bucket in self._buckets.values():
+            bucket.windows.pop(name, None)
+            bucket.lowered.pop(name, None)
+            bucket.steps_to_probe = min(bucket.steps_to_probe, SHORTEST_INTERVAL)
+        self._publish_lowered()
+
+    def _row(self, batch: int) -> dict[str, int]:
+        row = next(row for row in self._table.table if row.max_batch_size is None or batch <= row.max_batch_size)
+        return {cap.name: min(cap.draft_tokens, self._max) for cap in row.drafters if cap.name in self._names}
+
+    def _slowdown(self, *, batch: int, rows: float, context: float) -> float | None:
+        for times in self._times():
+            slowdown = times.slowdown(batch=batch, rows=rows, context=context)
+            if slowdown is not None:
+                return slowdown
+        return None
+
+    def _judge(self, name: str, bucket: Bucket, *, batch: int, context: float) -> None:
+        window = bucket.windows[name]
+        slowdown = self._slowdown(batch=batch, rows=batch * (1 + window.mean_drafted), context=context)
+        if slowdown is None:
+            return
+        figures = (
+            f"batch {batch_bucket(batch)}: {window.acceptance_length:.2f} tokens per step in {slowdown:.2f} times "
+            f"the time of a step without drafts"
+        )
+        if name not in bucket.lowered and window.loses(slowdown):
+            bucket.lowered[name] = figures
+            bucket.windows[name] = AcceptanceWindow()
+            bucket.steps_to_probe = SHORTEST_INTERVAL
+            logger.info("LowAcceptance: %s lowered to 0 at %s", name, figures)
+            self._publish_lowered()
+        elif name in bucket.lowered and window.wins(slowdown):
+            del bucket.lowered[name]
+            logger.info("restored %s at %s", name, figures)
+            self._publish_lowered()
+
+    def _publish_lowered(self) -> None:
+        messages: dict[str, list[str]] = {}
+        for bucket in self._buckets.values():
+            for name, message in bucket.lowered.items():
+                messages.setdefault(name, []).append(message)
+        self._lowered = tuple(
+            LoweredDrafter(name=name, draft_tokens=0, reason="LowAcceptance", message="; ".join(lines))
+            for name, lines in sorted(messages.items())
+        )
+
+    def _baseline_is_due(self, bucket: Bucket, *, batch: int, context: float) -> bool:
+        bucket.steps_to_baseline -= 1
+        if bucket.steps_to_baseline > 0:
+            return False
+        window = max(bucket.windows.values(), key=lambda window: window.drafts, default=None)
+        rows = batch * (1 + window.mean_drafted) if window else batch
+        slowdown = self._slowdown(batch=batch, rows=rows, context=context)
+        gain = window.acceptance_length / slowdown - 1 if window and slowdown else None
+        bucket.steps_to_baseline = _interval(gain)
+        return True
+
+    def _due_probe(
+        self, bucket: Bucket, allowed: Mapping[str, int], *, batch: int, context: float
+    ) -> Mapping[str, int] | None:
+        bucket.steps_to_probe -= 1
+        candidates = [name for name in self._names if self._is_usable(name)]
+        if bucket.steps_to_probe > 0 or not candidates or self._max == 0:
+            return None
+        name = candidates[bucket.num_probes % len(candidates)]
+        bucket.num_probes += 1
+        draft_tokens = allowed.get(name) or self._max if name in bucket.lowered else self._max
+        slowdown = self._slowdown(batch=batch, rows=batch + draft_tokens, context=context)
+        bucket.steps_to_probe = _interval(slowdown - 1 if slowdown is not None else None)
+        return {name: draft_tokens}
+
+
+def _interval(cost: float | None) -> int:
+    """Steps between probes of which each costs `cost` steps."""
+    if cost is None:
+        return UNKNOWN_INTERVAL
+    return min(LONGEST_INTERVAL, max(SHORTEST_INTERVAL, math.ceil(cost / PROBE_COST)))
+
+
+def _check(table: PolicyTable) -> None:
+    limits = [row.max_batch_size for row in table.table]
+    if not limits or limits[-1] is not None:
+        raise CallerError("the last row of a policy table must be unbounded (no maxBatchSize)", param="table")
+    bounded = [limit for limit in limits if limit is not None]
+    if len(bounded) != len(limits) - 1 or any(low >= high for low, high in pairwise(bounded)):
+        raise CallerError(f"a policy table's rows must ascend in maxBatchSize, these are {limits}", param="table")

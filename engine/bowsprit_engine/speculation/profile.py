@@ -1,0 +1,150 @@
+"""Step times before any traffic: what this model on this accelerator takes for the buckets that the engine will run.
+
+Decides which cells to time, within a bound of seconds, and keeps the result under the cache directory by accelerator,
+model digest and dtype. Refuses to judge by a contended sample. Knows nothing of drafters and requests.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import statistics
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from bowsprit_engine.core.counters import LEAST_CPU_SHARE
+from bowsprit_engine.core.runner import BLOCK_SIZE, Runner, StepBatch
+from bowsprit_engine.speculation.costs import batch_bucket, context_bucket, rows_bucket
+from bowsprit_policy.wire import Profile, StepCell
+
+logger = logging.getLogger(__name__)
+
+SECONDS_BOUND = 4.0
+SAMPLES = 5
+CONTEXT = 256
+DRAFTS_TIMED = (0, 4, 2, 1, 3, 6, 8, 12, 16, 24, 32)  # the first ones matter most, should the bound be reached
+
+
+def cache_directory() -> Path:
+    """BOWSPRIT_CACHE_DIR, else the user's own cache."""
+    configured = os.environ.get("BOWSPRIT_CACHE_DIR")
+    return Path(configured) if configured else Path.home() / ".cache" / "bowsprit"
+
+
+def load_or_measure(
+    runner: Runner, *, model_digest: str, max_batch_size: int, draft_tokens_max: int, kv_blocks: int
+) -> Profile:
+    """The stored profile if it has every cell, else a fresh one, stored. Needs the KV cache, and no sequence in it."""
+    path = _path(runner, model_digest)
+    stored = _read(path)
+    wanted = list(_grid(max_batch_size, draft_tokens_max))
+    if stored is not None and {(cell.batch, cell.rows) for cell in stored.cells} >= set(wanted):
+        return stored
+    cells = tuple(_measure(runner, wanted, kv_blocks=kv_blocks))
+    profile = Profile(accelerator=runner.accelerator, model_digest=model_digest, dtype=runner.dtype, cells=cells)
+    if len(cells) == len(wanted):
+        _write(path, profile)
+    logger.info("profiled %d of %d step shapes", len(cells), len(wanted))
+    return profile
+
+
+def cpu_share(*, cpu_seconds: float, wall_seconds: float, num_threads: int) -> float:
+    """How much of its cores a stretch of work had: 1 when nothing else ran on them."""
+    return cpu_seconds / (num_threads * wall_seconds) if wall_seconds > 0 else 1.0
+
+
+def _grid(max_batch_size: int, draft_tokens_max: int) -> Iterator[tuple[int, int]]:
+    """(batch, rows) in order of importance: K=0 and K=4 of every batch bucket first."""
+    drafts = [k for k in DRAFTS_TIMED if k < draft_tokens_max]
+    batches = [1 << power for power in range(batch_bucket(max_batch_size).bit_length())]
+    for k in dict.fromkeys([*drafts[:2], draft_tokens_max, *drafts[2:]]):
+        for batch in batches:
+            yield batch, rows_bucket(batch * (1 + k))
+
+
+def _measure(runner: Runner, grid: list[tuple[int, int]], *, kv_blocks: int) -> Iterator[StepCell]:
+    deadline = time.perf_counter() + SECONDS_BOUND
+    is_cpu = runner.final_norm_weight().device.type == "cpu"
+    for batch, rows in grid:
+        step = _step_batch(runner, batch=batch, rows=rows, kv_blocks=kv_blocks)
+        _timed(runner, step)
+        samples: list[float] = []
+        num_contended = 0
+        while len(samples) + num_contended < SAMPLES and time.perf_counter() < deadline:
+            seconds, share = _timed(runner, step)
+            if is_cpu and share < LEAST_CPU_SHARE:
+                num_contended += 1
+            else:
+                samples.append(seconds)
+        if samples:
+            yield StepCell(
+                batch=batch,
+                rows=rows,
+                context=context_bucket(CONTEXT),
+                steps=1,
+                seconds=statistics.median(samples),
+                tokens=batch,
+                contended=num_contended,
+            )
+        if time.perf_counter() > deadline:
+            return
+
+
+def _timed(runner: Runner, step: StepBatch) -> tuple[float, float]:
+    """Seconds of forward and the greedy draw, and the CPU share."""
+    cpu_begin, begin = time.process_time(), time.perf_counter()
+    torch.argmax(runner.forward(step).logits, dim=-1).tolist()
+    wall = time.perf_counter() - begin
+    cpu = time.process_time() - cpu_begin
+    return wall, cpu_share(cpu_seconds=cpu, wall_seconds=wall, num_threads=runner.num_threads)
+
+
+def _step_batch(runner: Runner, *, batch: int, rows: int, kv_blocks: int) -> StepBatch:
+    """`rows` rows of `batch` sequences at the profile's context. Sequences share blocks: only the time matters."""
+    device = runner.final_norm_weight().device
+    lengths = [rows // batch + (index < rows % batch) for index in range(batch)]
+    longest = max(lengths)
+    context = max(0, min(CONTEXT, runner.config.max_model_len, kv_blocks * BLOCK_SIZE) - longest)
+    num_blocks = -(-(context + longest) // BLOCK_SIZE)
+    table = torch.arange(num_blocks, dtype=torch.int32, device=device)
+    return StepBatch(
+        token_ids=torch.ones(rows, dtype=torch.int64, device=device),
+        positions=torch.tensor(
+            [context + i for length in lengths for i in range(length)], dtype=torch.int32, device=device
+        ),
+        row_sequences=torch.repeat_interleave(
+            torch.arange(batch, dtype=torch.int32, device=device), torch.tensor(lengths, device=device)
+        ),
+        block_tables=table.expand(batch, num_blocks).contiguous(),
+        logit_rows=torch.arange(rows, dtype=torch.int64, device=device),
+    )
+
+
+def _path(runner: Runner, model_digest: str) -> Path:
+    key = json.dumps([runner.accelerator, model_digest, runner.dtype])
+    return cache_directory() / "profile" / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.json"
+
+
+def _read(path: Path) -> Profile | None:
+    try:
+        return Profile.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        logger.warning("profile %s can't be read and is measured again: %s", path, error)
+        return None
+
+
+def _write(path: Path, profile: Profile) -> None:
+    temporary = path.with_suffix(f".{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(profile.model_dump_json())
+        temporary.replace(path)
+    except OSError as error:
+        logger.warning("profile can't be kept in %s: %s", path, error)
