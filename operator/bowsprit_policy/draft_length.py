@@ -10,16 +10,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from bowsprit_policy import table as tables
+from bowsprit_policy import table_message
 from bowsprit_policy.acceptance import AcceptanceState, Estimate, estimate
 from bowsprit_policy.composition import ORDER, Member, Score, score
-from bowsprit_policy.cost import CostState, draft_unit_seconds
+from bowsprit_policy.cost import draft_unit_seconds
 from bowsprit_policy.decision import Alternative, TableReason
-from bowsprit_policy.observation import ControlSettings, SpeculationMode
+from bowsprit_policy.observation import SpeculationMode
 from bowsprit_policy.step_times import StepTimes
-from bowsprit_policy.switching import MIN_GAIN, MIN_STANDARD_ERRORS, Pool, enumerated, gain
-from bowsprit_policy.wire import DrafterState, DrafterType, TableRow
+from bowsprit_policy.switching import MIN_GAIN, Pool, enumerated, gain, is_real
+from bowsprit_policy.table_decision import MIN_DRAFTS, DrafterView, DraftLengthInputs, RowChange, TableDecision
+from bowsprit_policy.wire import DrafterState, TableRow
 
-MIN_DRAFTS = 500
 MISSING_TICKS_BEFORE_SAFE_TABLE = 10
 # So long a contended machine holds the table; afterwards it moves on what was measured in quiet steps.
 MAX_CONTENDED_HOLD_TICKS = 4
@@ -27,67 +28,11 @@ NUM_ALTERNATIVES = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DrafterView:
-    """A drafter of the spec as the pods report it: the best state that any of them has."""
+class Compared:
+    """Another choice and its gain over the one in force."""
 
-    name: str
-    type: DrafterType
-    state: DrafterState
-    reason: str = ""
-
-    @property
-    def is_admitted(self) -> bool:
-        """Low acceptance is no reason to leave a drafter out: it is held at K=0 and probed."""
-        return self.state in (DrafterState.ACTIVE, DrafterState.LOW_ACCEPTANCE)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DraftLengthInputs:
-    """Everything that `decide` looks at. `drafts`: those seen since this leader began. `switched_at`: by batch bucket."""
-
-    now: float
-    settings: ControlSettings
-    table: tuple[TableRow, ...] | None
-    switched_at: Mapping[int, float]
-    drafters: tuple[DrafterView, ...]
-    acceptance: tuple[AcceptanceState, ...]
-    cost: CostState
-    draft_tokens_max: int
-    max_batch_size: int
-    batch_in_use: int
-    drafts: int
-    missing_ticks: int = 0
-    contended_ticks: int = 0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RowChange:
-    """What was decided for one batch bucket, changed or not. `gain` None: not compared (first table, or forced)."""
-
-    batch: int
-    before: dict[str, int]
-    after: dict[str, int]
-    reason: TableReason
-    current: Alternative | None
-    chosen: Alternative
-    gain: Estimate | None
-    alternatives: tuple[Alternative, ...]
-
-    @property
-    def is_changed(self) -> bool:
-        return self.before != self.after
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TableDecision:
-    """`table` None: the one in force stays, and `reason`, `message` say why. `before`, `after`: at the batch in use."""
-
-    table: tuple[TableRow, ...] | None
-    reason: TableReason
-    message: str
-    before: str
-    after: str
-    rows: tuple[RowChange, ...] = ()
+    other: Score
+    gain: Estimate
 
 
 def decide(inputs: DraftLengthInputs) -> TableDecision:
@@ -124,11 +69,11 @@ def _row(inputs: DraftLengthInputs, pool: Pool, times: StepTimes, batch: int) ->
     limit, least = _limit(inputs), max(1, inputs.settings.min_draft_tokens)
     options = [0, *range(min(least, limit), limit + 1)] if limit > 0 else [0]
     ranked = enumerated(pool, [options] * len(names), batch=batch, times=times)
-    best = ranked[0]
+    plain = next(other for other in ranked if not any(other.caps))
     before = tables.caps_at(inputs.table, batch) if inputs.table is not None else {}
     forced = _forced(inputs, before, names, options)
 
-    def row(chosen: Score, reason: TableReason, current: Score | None, compared: Estimate | None) -> RowChange:
+    def row(chosen: Score, reason: TableReason, current: Score | None, considered: Compared | None) -> RowChange:
         return RowChange(
             batch=batch,
             before=before,
@@ -136,34 +81,46 @@ def _row(inputs: DraftLengthInputs, pool: Pool, times: StepTimes, batch: int) ->
             reason=reason,
             current=_alternative(names, current, batch) if current else None,
             chosen=_alternative(names, chosen, batch),
-            gain=compared,
-            alternatives=tuple(
-                _alternative(names, other, batch)
-                for i, other in enumerate(ranked)
-                if i < NUM_ALTERNATIVES or not any(other.caps)
-            ),
+            plain=_alternative(names, plain, batch),
+            considered=_alternative(names, considered.other, batch) if considered else None,
+            gain=considered.gain if considered else None,
+            alternatives=tuple(_alternative(names, other, batch) for other in ranked[:NUM_ALTERNATIVES]),
         )
 
     if forced is not None:
-        return row(best, forced, None, None)
+        return row(ranked[0], forced, None, None)
     current = score(pool.members, tuple(before[name] for name in names), batch=batch, times=times)
-    if best.caps == current.caps:
+    considered = _considered(pool, current, ranked[:NUM_ALTERNATIVES], batch, times)
+    if considered is None:
         return row(current, TableReason.TABLE_IS_BEST, current, None)
-    compared = gain(pool, current=current, other=best, batch=batch, times=times)
-    hold = _reason_to_hold(inputs, compared, batch)
+    hold = _reason_to_hold(inputs, considered.gain, batch)
     if hold is not None:
-        return row(current, hold, current, compared)
+        return row(current, hold, current, considered)
+    best = considered.other
     if not any(best.caps):
-        return row(best, TableReason.SPECULATION_LOSES, current, compared)
+        return row(best, TableReason.SPECULATION_LOSES, current, considered)
     if not any(current.caps):
-        return row(best, TableReason.SPECULATION_PAYS_AGAIN, current, compared)
-    return row(best, TableReason.GOODPUT_GAIN, current, compared)
+        return row(best, TableReason.SPECULATION_PAYS_AGAIN, current, considered)
+    return row(best, TableReason.GOODPUT_GAIN, current, considered)
+
+
+def _considered(pool: Pool, current: Score, ranked: Sequence[Score], batch: int, times: StepTimes) -> Compared | None:
+    """The best-ranked choice whose gain is real, else the best-ranked one; None when nothing beats the current."""
+    better = [other for other in ranked if other.goodput(batch) > current.goodput(batch)]
+    compared = (
+        Compared(other=other, gain=gain(pool, current=current, other=other, batch=batch, times=times))
+        for other in better
+    )
+    first = next(compared, None)
+    if first is None or is_real(first.gain) or first.gain.value <= MIN_GAIN:
+        return first
+    return next((one for one in compared if is_real(one.gain)), first)
 
 
 def _reason_to_hold(inputs: DraftLengthInputs, compared: Estimate, batch: int) -> TableReason | None:
     if compared.value <= MIN_GAIN:
         return TableReason.GAIN_TOO_SMALL
-    if compared.value <= MIN_STANDARD_ERRORS * compared.error:
+    if not is_real(compared):
         return TableReason.GAIN_WITHIN_NOISE
     if inputs.drafts < MIN_DRAFTS:
         return TableReason.WARMING_UP
@@ -201,7 +158,7 @@ def _summed_up(inputs: DraftLengthInputs, rows: tuple[RowChange, ...]) -> TableD
         return TableDecision(
             table=None,
             reason=in_use.reason,
-            message=_hold_message(inputs, in_use),
+            message=table_message.hold(inputs, in_use),
             before=tables.text(in_use.before),
             after=tables.text(in_use.after),
             rows=rows,
@@ -212,7 +169,7 @@ def _summed_up(inputs: DraftLengthInputs, rows: tuple[RowChange, ...]) -> TableD
         else max(changed, key=lambda row: row.gain.value if row.gain else 0.0, default=in_use)
     )
     others = [row for row in changed if row is not principal]
-    message = _change_message(inputs, principal)
+    message = table_message.change(inputs, principal)
     if others:
         message += "; also " + "; ".join(
             f"{tables.change_text(row.before, row.after)} at batch ≤ {row.batch}" for row in others
@@ -225,51 +182,6 @@ def _summed_up(inputs: DraftLengthInputs, rows: tuple[RowChange, ...]) -> TableD
         after=tables.text(principal.after),
         rows=rows,
     )
-
-
-def _change_message(inputs: DraftLengthInputs, row: RowChange) -> str:
-    what = f"{tables.change_text(row.before, row.after)} at batch ≤ {row.batch}"
-    chosen = row.chosen
-    if row.current is None or row.gain is None:
-        plain = next(other for other in row.alternatives if _is_plain(other))
-        figures = (
-            f"expected E {chosen.acceptance_length:.2f}, step {_ms(chosen.step_seconds)} ms "
-            f"against {_ms(plain.step_seconds)} ms at K 0"
-        )
-        return f"{_cause(inputs, row)}: {what}: {figures}"
-    return (
-        f"{what}: E {row.current.acceptance_length:.2f} → {chosen.acceptance_length:.2f}, "
-        f"step {_ms(row.current.step_seconds)} → {_ms(chosen.step_seconds)} ms, goodput {_percent(row.gain)}"
-    )
-
-
-def _cause(inputs: DraftLengthInputs, row: RowChange) -> str:
-    if row.reason is TableReason.FIRST_TABLE:
-        return "first table, from the profile and what is known of the drafters"
-    if row.reason is TableReason.DRAFTER_ADMITTED:
-        return f"{', '.join(name for name in row.after if name not in row.before)} may draft now"
-    if row.reason in (TableReason.DRAFTER_BROKEN, TableReason.DRAFTER_UNAVAILABLE):
-        gone = [view for view in inputs.drafters if view.name in row.before and not view.is_admitted]
-        return "; ".join(f"{view.name} is {view.state}: {view.reason or 'no reason given'}" for view in gone)
-    return "the spec's limits or drafters changed"
-
-
-def _hold_message(inputs: DraftLengthInputs, row: RowChange) -> str:
-    at = f"K {tables.text(row.before)} stays at batch ≤ {row.batch}"
-    if row.gain is None:
-        return (
-            f"{at}: the best of {len(row.alternatives)} best-ranked choices, E {row.chosen.acceptance_length:.2f}, "
-            f"step {_ms(row.chosen.step_seconds)} ms"
-        )
-    other = row.alternatives[0].choice
-    why = {
-        TableReason.GAIN_TOO_SMALL: f"under {MIN_GAIN:.0%}",
-        TableReason.GAIN_WITHIN_NOISE: "within two standard errors",
-        TableReason.WARMING_UP: f"but only {inputs.drafts} of {MIN_DRAFTS} drafts seen since this leader began",
-        TableReason.CONTENDED: "but most steps were contended",
-        TableReason.DWELL_TIME: f"but the last switch is younger than {inputs.settings.dwell_seconds:g} s",
-    }[row.reason]
-    return f"{at}: K {other} would gain {_percent(row.gain)}, {why}"
 
 
 def _without_metrics(inputs: DraftLengthInputs) -> TableDecision:
@@ -347,12 +259,3 @@ def _alternative(names: Sequence[str], of: Score, batch: int) -> Alternative:
         step_seconds=of.step_seconds,
         goodput=of.goodput(batch),
     )
-
-
-def _ms(seconds: float) -> str:
-    return f"{seconds * 1e3:.1f}"
-
-
-def _percent(of: Estimate) -> str:
-    """With two standard errors, as the switching rule counts them."""
-    return f"{of.value * 100:+.1f} % ± {MIN_STANDARD_ERRORS * of.error * 100:.1f} %"

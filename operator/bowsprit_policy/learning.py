@@ -5,63 +5,40 @@ Refuses to know Jobs, storage and resources: past runs come in as values, a star
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from enum import StrEnum
+import math
+from dataclasses import dataclass, field, replace
 
-from bowsprit_policy.decision import Decision
+from bowsprit_policy import record, worth
+from bowsprit_policy.decision import Decision, DecisionKind
+from bowsprit_policy.drift import DriftState, measure, update_drift
+from bowsprit_policy.fleet import FleetState, FleetStep, observe
 from bowsprit_policy.observation import LearningSettings, Observation
+from bowsprit_policy.worth import LearningReason, PastRun, RunOutcome, StartInputs, TrainingStart
 
+__all__ = ["LearningReason", "LearningState", "LearningStep", "PastRun", "RunOutcome", "TrainingStart", "begin", "step"]
 
-class RunOutcome(StrEnum):
-    """How a training run ended, or that it hasn't."""
-
-    RUNNING = "Running"
-    PROMOTED = "Promoted"
-    REJECTED = "Rejected"
-    FAILED = "Failed"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PastRun:
-    """One SpeculatorTraining of this model. `gain`: candidate / incumbent - 1 on the recent holdout, if evaluated."""
-
-    name: str
-    started_at: float
-    finished_at: float | None
-    outcome: RunOutcome
-    gain: float | None = None
-
-
-class LearningReason(StrEnum):
-    """Why a run starts, or why none does."""
-
-    FIRST_TRAFFIC = "FirstTraffic"
-    ACCEPTANCE_DROP = "AcceptanceDrop"
-    SLOW_SLIDE = "SlowSlide"
-    # not started
-    TRAINING_OFF = "TrainingOff"
-    RUN_IN_PROGRESS = "RunInProgress"
-    NOT_ENOUGH_TOKENS = "NotEnoughTokens"
-    NO_DRIFT = "NoDrift"
-    COOLDOWN = "Cooldown"
-    BUDGET_SPENT = "BudgetSpent"
-    NOT_WORTH_IT = "NotWorthIt"
-    METRICS_MISSING = "MetricsMissing"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrainingStart:
-    """Start one run now. `saving_seconds` and `cost_seconds` are accelerator time over the horizon."""
-
-    trigger: LearningReason
-    expected_gain: float
-    saving_seconds: float
-    cost_seconds: float
+# Demand is averaged over this, so that a pause between two bursts doesn't make a run look worthless.
+DEMAND_HALF_LIFE_SECONDS = 1800.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LearningState:
-    """All that the loop remembers between ticks. Serialisable with `pydantic.TypeAdapter(LearningState)`."""
+    """All that the loop remembers between ticks. Serialisable with `pydantic.TypeAdapter(LearningState)`.
+
+    `tokens`, `requests`: captured since `last_start`. `demand_*`: weighted tokens and seconds of observation;
+    `decode_*`: weighted decoded tokens and the accelerator time of their steps.
+    """
+
+    fleet: FleetState = field(default_factory=FleetState)
+    drift: DriftState | None = None
+    tokens: int = 0
+    requests: int = 0
+    last_start: float | None = None
+    last_tick: float | None = None
+    demand_tokens: float = 0.0
+    demand_seconds: float = 0.0
+    decode_tokens: float = 0.0
+    decode_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,8 +53,8 @@ class LearningStep:
 
 
 def begin() -> LearningState:
-    """The state of a new leader."""
-    raise NotImplementedError
+    """The state of a new leader. What engines have captured since their start counts as not trained on yet."""
+    return LearningState()
 
 
 def step(
@@ -94,4 +71,71 @@ def step(
     `runs`: every known run of this model, in any order. `serving_revision`: the promoted revision of the trained
     drafter, None while it is untrained (the trigger is then the first traffic, not drift).
     """
-    raise NotImplementedError
+    seen = observe(state.fleet, observation)
+    if seen.has_other_model:
+        state = replace(state, drift=None, tokens=0, requests=0)  # what another target said teaches nothing
+    state = _since_last_run(state, runs)
+    state = _taken_in(replace(state, fleet=seen.state), seen, settings, serving_revision, now)
+    inputs = StartInputs(
+        now=now,
+        settings=settings,
+        runs=runs,
+        serving_revision=serving_revision,
+        drift=measure(state.drift, acceptance_drop=settings.acceptance_drop) if state.drift else None,
+        tokens=state.tokens,
+        requests=state.requests,
+        tokens_per_second=state.demand_tokens / state.demand_seconds if state.demand_seconds > 0 else 0.0,
+        seconds_per_token=state.decode_seconds / state.decode_tokens if state.decode_tokens >= 1 else None,
+        has_metrics=seen.num_answering > 0,
+    )
+    outcome = worth.decide(inputs)
+    decisions: tuple[Decision, ...] = ()
+    if outcome.start is not None:
+        state = replace(state, tokens=0, requests=0, last_start=now)
+        decisions = (
+            Decision(
+                at=now,
+                kind=DecisionKind.TRAIN,
+                reason=outcome.reason,
+                message=outcome.message,
+                before=serving_revision or "untrained",
+                after="training",
+                record=record.line(kind=DecisionKind.TRAIN, at=now, inputs=inputs, outcome=outcome),
+            ),
+        )
+    return LearningStep(
+        state=state, start=outcome.start, reason=outcome.reason, message=outcome.message, decisions=decisions
+    )
+
+
+def _since_last_run(state: LearningState, runs: tuple[PastRun, ...]) -> LearningState:
+    """A run that someone else started (by hand, or the leader before) has read what was captured until then."""
+    if state.last_tick is None:
+        return state
+    newest = max((run.started_at for run in runs), default=None)
+    if newest is None or newest <= state.last_tick or (state.last_start is not None and newest <= state.last_start):
+        return state
+    return replace(state, tokens=0, requests=0, last_start=newest)
+
+
+def _taken_in(
+    state: LearningState, seen: FleetStep, settings: LearningSettings, serving_revision: str | None, now: float
+) -> LearningState:
+    delta, (tokens, requests) = seen.delta, seen.captured
+    elapsed = max(0.0, now - state.last_tick) if state.last_tick is not None else 0.0
+    keep = math.exp2(-elapsed / DEMAND_HALF_LIFE_SECONDS)
+    drift = state.drift if serving_revision is not None else None
+    for drafter in delta.drafters:
+        if drafter.name == settings.drafter and serving_revision is not None and drafter.revision == serving_revision:
+            drift = update_drift(drift, drafter, acceptance_drop=settings.acceptance_drop)
+    return replace(
+        state,
+        drift=drift,
+        tokens=state.tokens + tokens,
+        requests=state.requests + requests,
+        last_tick=now,
+        demand_tokens=state.demand_tokens * keep + (delta.generation_tokens if elapsed > 0 else 0),
+        demand_seconds=state.demand_seconds * keep + elapsed,
+        decode_tokens=state.decode_tokens * keep + sum(cell.tokens for cell in delta.cells),
+        decode_seconds=state.decode_seconds * keep + sum(cell.seconds for cell in delta.cells),
+    )

@@ -1,6 +1,8 @@
 """Which speculator revision should serve. First light knows one stage, All: no shadow, no canary.
 
-Refuses to know how a revision is loaded; what was decided before is read from the revisions, not remembered.
+A target change invalidates every speculator: fall back to untrained drafters at once. A pinned revision is the user's
+promotion and needs no verdict, only the right model. Refuses to know how a revision is loaded; what was decided
+before is read from the revisions, not remembered.
 """
 
 from __future__ import annotations
@@ -8,7 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from bowsprit_policy.decision import Decision
+from bowsprit_policy import record
+from bowsprit_policy.decision import Decision, DecisionKind
 from bowsprit_policy.gate import Verdict
 from bowsprit_policy.observation import PromotionMode
 
@@ -39,6 +42,26 @@ class Revision:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PromotionInputs:
+    """Everything that a promotion looks at."""
+
+    serving: str | None
+    revisions: tuple[Revision, ...]
+    mode: PromotionMode
+    pinned: str | None
+    model_digest: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromotionOutcome:
+    """`serving`: what should serve from now on, None for the untrained drafters."""
+
+    serving: str | None
+    reason: PromotionReason
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PromotionStep:
     """`serving`: what should serve from now on, None for the untrained drafters. `decision` None: nothing changed."""
 
@@ -58,4 +81,80 @@ def step(
     now: float,
 ) -> PromotionStep:
     """Choose. `pinned`: the revision named in spec. `model_digest`: that of the engines, None while unknown (holds)."""
-    raise NotImplementedError
+    inputs = PromotionInputs(serving=serving, revisions=revisions, mode=mode, pinned=pinned, model_digest=model_digest)
+    outcome = decide(inputs)
+    decision = None
+    if outcome.serving != serving:
+        kind = DecisionKind.PROMOTE if outcome.serving is not None else DecisionKind.ROLLBACK
+        decision = Decision(
+            at=now,
+            kind=kind,
+            reason=outcome.reason,
+            message=outcome.message,
+            before=serving or "untrained",
+            after=outcome.serving or "untrained",
+            record=record.line(kind=kind, at=now, inputs=inputs, outcome=outcome),
+        )
+    return PromotionStep(serving=outcome.serving, reason=outcome.reason, message=outcome.message, decision=decision)
+
+
+def decide(inputs: PromotionInputs) -> PromotionOutcome:
+    """Choose. `model_digest` None (no engine has reported): what serves stays."""
+    digest = inputs.model_digest
+    if digest is None:
+        return _unchanged(inputs, "no engine has told its model digest yet")
+    known = {revision.name: revision for revision in inputs.revisions}
+    if inputs.pinned is not None:
+        return _pinned(inputs, known.get(inputs.pinned), digest)
+    serving = known.get(inputs.serving) if inputs.serving is not None else None
+    if inputs.serving is not None and serving is None:
+        return _fallback(PromotionReason.REVISION_MISSING, f"revision {inputs.serving} does not exist any more")
+    if serving is not None and serving.model_digest != digest:
+        return _fallback(PromotionReason.TARGET_CHANGED, _mismatch(serving, digest))
+    newest = max(
+        (
+            revision
+            for revision in inputs.revisions
+            if revision.verdict is Verdict.PASSED
+            and revision.model_digest == digest
+            and not revision.is_rolled_back
+            and (serving is None or revision.number > serving.number)
+        ),
+        key=lambda revision: revision.number,
+        default=None,
+    )
+    if newest is None:
+        return _unchanged(inputs, "no newer revision has passed the gate")
+    if inputs.mode is PromotionMode.MANUAL:
+        return PromotionOutcome(
+            serving=inputs.serving,
+            reason=PromotionReason.MANUAL,
+            message=f"{newest.name} passed the gate and waits: pin it in spec to promote it",
+        )
+    length = f", acceptance length {newest.acceptance_length:.2f}" if newest.acceptance_length is not None else ""
+    return PromotionOutcome(
+        serving=newest.name, reason=PromotionReason.GATE_PASSED, message=f"{newest.name} passed the gate{length}"
+    )
+
+
+def _pinned(inputs: PromotionInputs, revision: Revision | None, digest: str) -> PromotionOutcome:
+    if revision is None:
+        message = f"revision {inputs.pinned}, pinned in spec, does not exist"
+        return PromotionOutcome(serving=inputs.serving, reason=PromotionReason.REVISION_MISSING, message=message)
+    if revision.model_digest != digest:
+        return _fallback(PromotionReason.TARGET_CHANGED, _mismatch(revision, digest))
+    return PromotionOutcome(
+        serving=revision.name, reason=PromotionReason.PINNED_BY_SPEC, message=f"{revision.name} is pinned in spec"
+    )
+
+
+def _fallback(reason: PromotionReason, message: str) -> PromotionOutcome:
+    return PromotionOutcome(serving=None, reason=reason, message=f"{message}: untrained drafters serve")
+
+
+def _unchanged(inputs: PromotionInputs, message: str) -> PromotionOutcome:
+    return PromotionOutcome(serving=inputs.serving, reason=PromotionReason.NOTHING_NEW, message=message)
+
+
+def _mismatch(revision: Revision, digest: str) -> str:
+    return f"{revision.name} was trained for model {revision.model_digest[:12]}, the engines serve {digest[:12]}"

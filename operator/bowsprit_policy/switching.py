@@ -17,7 +17,7 @@ from bowsprit_policy.step_times import StepTimes
 
 MIN_GAIN = 0.02
 MIN_STANDARD_ERRORS = 2.0
-# Up to here every combination of caps is priced; a larger pool is swept one drafter at a time, each over its whole range.
+# Up to here every combination of caps is priced; a larger pool is swept one drafter at a time, each over all its caps.
 MAX_COMBINATIONS = 4096
 
 
@@ -53,13 +53,18 @@ def gain(pool: Pool, *, current: Score, other: Score, batch: int, times: StepTim
     return Estimate(value=ratio - 1.0, error=math.sqrt(variance))
 
 
+def is_real(of: Estimate) -> bool:
+    """Is a gain large enough to act on, and larger than what noise makes?"""
+    return of.value > MIN_GAIN and of.value > MIN_STANDARD_ERRORS * of.error
+
+
 def _each_moved(pool: Pool) -> list[tuple[Member, ...]]:
     """The pool once per figure, with that figure one standard error away (inwards at the border)."""
     pools = []
     for i, (member, estimate) in enumerate(zip(pool.members, pool.estimates, strict=True)):
         variants = [replace(member, share=_moved(estimate.share))]
         for position, match in enumerate(estimate.positions):
-            positions = member.positions[:position] + (_moved(match),) + member.positions[position + 1 :]
+            positions = (*member.positions[:position], _moved(match), *member.positions[position + 1 :])
             variants.append(replace(member, positions=positions))
         pools += [(*pool.members[:i], variant, *pool.members[i + 1 :]) for variant in variants]
     return pools
