@@ -11,6 +11,7 @@ from enum import StrEnum
 
 from pydantic import ValidationError
 
+from bowsprit_operator.resources.workloads import Job, Pod, Terminated
 from bowsprit_policy.wire import TrainingResult
 
 _QUOTED_CHARACTERS = 500  # of a pod's own words in our message
@@ -31,25 +32,6 @@ class RunFailure(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PodEnd:
-    """The terminated training container of one pod, in the kubelet's words."""
-
-    pod_name: str
-    exit_code: int
-    reason: str
-    message: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class JobState:
-    """What a run's Job says. `failure` is the reason of its Failed condition, None while it may still succeed."""
-
-    is_complete: bool
-    failure: str | None
-    failure_message: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluated:
     """The run measured its candidate: the gate may judge."""
 
@@ -64,21 +46,23 @@ class Failed:
     message: str
 
 
-def of_run(*, revision: str, job: JobState, pods: tuple[PodEnd, ...]) -> Evaluated | Failed | None:
+def of_run(*, revision: str, job: Job, pods: tuple[Pod, ...]) -> Evaluated | Failed | None:
     """None while the run may still end by itself.
 
     The pod's own words come first: a pod that wrote its result and was then killed has still succeeded.
     """
-    for pod in pods:
-        result = _result_in(pod.message)
+    ends = [(pod.name, end) for pod in pods if (end := pod.last_termination) is not None]
+    for _, end in ends:
+        result = _result_in(end.message)
         if result is not None:
             return _from_result(result, revision=revision)
-    if job.failure == "DeadlineExceeded":
-        return Failed(reason=RunFailure.DEADLINE_EXCEEDED, message=job.failure_message)
-    for pod in pods:
-        return _from_silent_end(pod)
-    if job.failure is not None:
-        message = f"the training pod was deleted before it wrote a result ({job.failure}: {job.failure_message})"
+    failure = job.failure
+    if failure is not None and failure.reason == RunFailure.DEADLINE_EXCEEDED:
+        return Failed(reason=RunFailure.DEADLINE_EXCEEDED, message=failure.message)
+    for name, end in ends:
+        return _from_silent_end(name, end)
+    if failure is not None:
+        message = f"the training pod was deleted before it wrote a result ({failure.reason}: {failure.message})"
         return Failed(reason=RunFailure.POD_LOST, message=message)
     if job.is_complete:
         return Failed(reason=RunFailure.POD_LOST, message="the Job completed, but its pod and result are gone")
@@ -114,16 +98,16 @@ def _from_result(result: TrainingResult, *, revision: str) -> Evaluated | Failed
     return Evaluated(result=result)
 
 
-def _from_silent_end(pod: PodEnd) -> Failed:
-    words = " ".join(pod.message.split())[-_QUOTED_CHARACTERS:]
-    if pod.reason == "OOMKilled":
-        message = f"pod {pod.pod_name} was killed: it needed more memory than its limit"
+def _from_silent_end(pod_name: str, end: Terminated) -> Failed:
+    words = " ".join(end.message.split())[-_QUOTED_CHARACTERS:]
+    if end.reason == "OOMKilled":
+        message = f"pod {pod_name} was killed: it needed more memory than its limit"
         return Failed(reason=RunFailure.OUT_OF_MEMORY, message=message)
-    if pod.exit_code == _SIGKILL_EXIT_CODE:
-        message = f"pod {pod.pod_name} was killed (SIGKILL) before it wrote a result"
+    if end.exit_code == _SIGKILL_EXIT_CODE:
+        message = f"pod {pod_name} was killed (SIGKILL) before it wrote a result"
         return Failed(reason=RunFailure.POD_KILLED, message=message)
-    if pod.exit_code == 0:
-        message = f"pod {pod.pod_name} succeeded, but its termination message is no result: {words!r}"
+    if end.exit_code == 0:
+        message = f"pod {pod_name} succeeded, but its termination message is no result: {words!r}"
         return Failed(reason=RunFailure.RESULT_UNREADABLE, message=message)
-    message = f"pod {pod.pod_name} exited with code {pod.exit_code} ({pod.reason}) and left no result: {words!r}"
+    message = f"pod {pod_name} exited with code {end.exit_code} ({end.reason}) and left no result: {words!r}"
     return Failed(reason=RunFailure.POD_FAILED, message=message)

@@ -1,0 +1,120 @@
+"""The Job of one training run: the engine's own image, one thread, nothing that it could take from the engines.
+
+Decides the command, the mounts and the limits of the pod. Refuses to know whether a run should exist and how it went.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from bowsprit_operator.resources import labels, names
+from bowsprit_operator.resources.kinds import JOB
+from bowsprit_operator.resources.speculative_model import SpeculativeModel, StorageSpec, TrainingSpec
+from bowsprit_operator.resources.speculator_revision import SpeculatorRevision
+from bowsprit_operator.resources.speculator_training import SpeculatorTraining
+from bowsprit_operator.serving import pod_parts
+
+CONTAINER = "train"
+FREE_REQUESTS = {"cpu": "50m", "memory": "256Mi"}  # training yields to engines: least CPU shares, first to be evicted
+KEEP_FINISHED_SECONDS = 3600  # after the result is recorded; before, a Job is kept for ever
+_REPORTING_SECONDS = 30  # of the deadline, for the run to end by itself and say so
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingPlan:
+    """All that a run's Job is made from. `parent`: the incumbent to start from and to be compared with, if any."""
+
+    model: SpeculativeModel
+    training: SpeculatorTraining
+    settings: TrainingSpec
+    storage: StorageSpec
+    revision: str
+    image: str
+    parent: SpeculatorRevision | None
+    min_holdout_requests: int = 200
+
+
+def build(plan: TrainingPlan, *, control: pod_parts.ControlTrust) -> dict[str, Any]:
+    """Named like the revision that it makes. All of it is final: a Job's template is immutable."""
+    deadline_seconds = int(plan.settings.budget.deadline.total_seconds())
+    pod_labels = labels.on_child(plan.model.name, labels.Component.TRAINING)
+    claims = pod_parts.claims_of(plan.model)
+    resources = plan.settings.resources
+    return {
+        "apiVersion": JOB.api_version,
+        "kind": JOB.kind,
+        "metadata": {
+            "name": plan.revision,
+            "namespace": plan.model.namespace,
+            "labels": {**pod_labels, labels.DRAFTER: plan.training.spec.drafter},
+            "ownerReferences": [plan.training.owner_reference()],
+        },
+        "spec": {
+            "backoffLimit": 0,
+            "completions": 1,
+            "parallelism": 1,
+            "activeDeadlineSeconds": deadline_seconds,
+            "template": {
+                "metadata": {"labels": dict(pod_labels)},
+                "spec": {
+                    "restartPolicy": "Never",
+                    "automountServiceAccountToken": False,
+                    "enableServiceLinks": False,
+                    "terminationGracePeriodSeconds": 5,
+                    "securityContext": pod_parts.pod_security(),
+                    "nodeSelector": dict(plan.settings.node_selector),
+                    "tolerations": [dict(toleration) for toleration in plan.settings.tolerations],
+                    "containers": [
+                        {
+                            "name": CONTAINER,
+                            "image": plan.image,
+                            "imagePullPolicy": "IfNotPresent",
+                            "command": ["bowsprit-engine"],
+                            "args": _arguments(plan, deadline_seconds=deadline_seconds),
+                            "env": pod_parts.environment(control),
+                            "ports": [{"name": "control", "containerPort": names.CONTROL_PORT}],
+                            "resources": {**resources, "requests": resources.get("requests") or dict(FREE_REQUESTS)},
+                            "securityContext": pod_parts.container_security(),
+                            "terminationMessagePath": "/dev/termination-log",
+                            "terminationMessagePolicy": "FallbackToLogsOnError",
+                            "volumeMounts": pod_parts.volume_mounts(claims),
+                        }
+                    ],
+                    "volumes": pod_parts.volumes(claims, model_name=plan.model.name),
+                },
+            },
+        },
+    }
+
+
+def _arguments(plan: TrainingPlan, *, deadline_seconds: int) -> list[str]:
+    place = {
+        "claim": plan.storage.claim_name,
+        "namespace": plan.model.namespace,
+        "model_name": plan.model.name,
+        "uid": plan.model.metadata.uid or "",
+    }
+    arguments = [
+        "train",
+        f"--model={plan.model.spec.model.uri}",
+        f"--capture-uri={names.capture_uri(**place)}",
+        f"--output-uri={names.speculator_uri(**place, revision=plan.revision)}",
+        f"--revision={plan.revision}",
+        f"--drafter={plan.training.spec.drafter}",
+        f"--model-name={plan.model.served_name}",
+        f"--min-holdout-requests={plan.min_holdout_requests}",
+        f"--draft-tokens={min(4, plan.model.spec.speculation.effective_draft_tokens_max)}",
+        f"--deadline-seconds={max(1, deadline_seconds - _REPORTING_SECONDS)}",
+        "--threads=1",
+        f"--control-port={names.CONTROL_PORT}",
+        "--termination-log=/dev/termination-log",
+    ]
+    if plan.parent is not None:
+        artifact = plan.parent.spec.artifact
+        arguments += [
+            f"--parent-uri={artifact.uri}",
+            f"--parent-sha256={artifact.sha256}",
+            f"--parent-revision={plan.parent.name}",
+        ]
+    return arguments
