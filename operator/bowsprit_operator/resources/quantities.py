@@ -20,3 +20,11 @@ def _read(value: object) -> object:
 
 Quantity = Annotated[int, BeforeValidator(_read), PlainSerializer(str, return_type=str)]
 """A count or a size in bytes; written back in full, without suffix."""
+
+
+def format_bytes(size: int) -> str:
+    """2147483648 as "2Gi": the largest binary suffix that loses nothing."""
+    for exponent, suffix in ((4, "Ti"), (3, "Gi"), (2, "Mi"), (1, "Ki")):
+        if size and size % 1024**exponent == 0:
+            return f"{size // 1024**exponent}{suffix}"
+    return str(size)

@@ -1,0 +1,118 @@
+"""What engine pods and training pods have in common: security, claims, cache, and whom the control port trusts.
+
+Pure. Each call returns fresh dicts, since a shared one would leak from one child into another. Refuses to know what a
+pod runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from bowsprit_operator.resources import names
+from bowsprit_operator.resources.speculative_model import SpeculativeModel
+
+USER_ID = 65532
+
+ENGINE_AUDIENCE = "bowsprit-engine"
+CONTROL_FOLDER = "/etc/bowsprit/control"
+CACHE_FOLDER = "/var/cache/bowsprit"
+
+Manifest = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ControlTrust:
+    """Whose tokens a control port accepts: of this cluster's `issuer`, for the ServiceAccount `subject`."""
+
+    issuer: str
+    subject: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """One PersistentVolumeClaim of a pod. `volume`: the name of its volume."""
+
+    volume: str
+    name: str
+    is_written: bool
+
+
+def pod_security() -> Manifest:
+    """Pod Security level "restricted"; the group owns what the pods write on claims."""
+    return {
+        "runAsNonRoot": True,
+        "runAsUser": USER_ID,
+        "runAsGroup": USER_ID,
+        "fsGroup": USER_ID,
+        "fsGroupChangePolicy": "OnRootMismatch",
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
+
+
+def container_security() -> Manifest:
+    return {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+
+
+def claims_of(model: SpeculativeModel) -> tuple[Claim, ...]:
+    """Every claim that the spec names, once: the model's is only read, unless it is storage too."""
+    source = names.claim_of(model.spec.model.uri)
+    storage = model.spec.storage.claim_name if model.spec.storage else None
+    claims = []
+    if source is not None and source != storage:
+        claims.append(Claim(volume="model", name=source, is_written=False))
+    if storage is not None:
+        claims.append(Claim(volume="storage", name=storage, is_written=True))
+    return tuple(claims)
+
+
+def volumes(claims: Iterable[Claim], *, model_name: str) -> list[Manifest]:
+    """Control keys, scratch space and the claims."""
+    return [
+        {"name": "control-keys", "configMap": {"name": names.control_keys(model_name)}},
+        {"name": "tmp", "emptyDir": {}},
+        {"name": "cache", "emptyDir": {}},
+        *({"name": claim.volume, "persistentVolumeClaim": {"claimName": claim.name}} for claim in claims),
+    ]
+
+
+def volume_mounts(claims: Iterable[Claim]) -> list[Manifest]:
+    """Claims are at /claims/<claim>, where the engine resolves pvc://."""
+    mounts: list[Manifest] = [
+        {"name": "control-keys", "mountPath": CONTROL_FOLDER, "readOnly": True},
+        {"name": "tmp", "mountPath": "/tmp"},
+        {"name": "cache", "mountPath": CACHE_FOLDER},
+    ]
+    for claim in claims:
+        mount: Manifest = {"name": claim.volume, "mountPath": f"{names.CLAIMS_FOLDER}/{claim.name}"}
+        mounts.append(mount if claim.is_written else mount | {"readOnly": True})
+    return mounts
+
+
+def environment(control: ControlTrust, extra: Iterable[Manifest] = ()) -> list[Manifest]:
+    """Who the pod is and where it may write, then `extra` entries, and whom its control port trusts (not overridable)."""
+    trust = {
+        "BOWSPRIT_CONTROL_JWKS_FILE": f"{CONTROL_FOLDER}/{names.JWKS_KEY}",
+        "BOWSPRIT_CONTROL_ISSUER": control.issuer,
+        "BOWSPRIT_CONTROL_AUDIENCE": ENGINE_AUDIENCE,
+        "BOWSPRIT_CONTROL_SUBJECT": control.subject,
+    }
+    variables: dict[str, Manifest] = {
+        "POD_NAME": _field("metadata.name"),
+        "POD_UID": _field("metadata.uid"),
+        "POD_NAMESPACE": _field("metadata.namespace"),
+        "HOME": {"value": "/tmp"},
+        "BOWSPRIT_CACHE_DIR": {"value": CACHE_FOLDER},
+    }
+    variables |= {str(entry["name"]): {k: v for k, v in entry.items() if k != "name"} for entry in extra}
+    variables |= {name: {"value": value} for name, value in trust.items()}
+    return [{"name": name, **value} for name, value in variables.items()]
+
+
+def _field(path: str) -> Manifest:
+    return {"valueFrom": {"fieldRef": {"fieldPath": path}}}
