@@ -72,7 +72,7 @@ def _pod_spec(model: SpeculativeModel, platform: Platform, image: str) -> Manife
         "terminationGracePeriodSeconds": _GRACE_SECONDS,
         "securityContext": pod_parts.pod_security(),
         "containers": [_container(model, platform, image)],
-        "volumes": pod_parts.volumes(pod_parts.claims_of(model), model_name=model.name),
+        "volumes": pod_parts.volumes(model),
         **{key: value for key, value in optional.items() if value},
     }
 
@@ -85,7 +85,7 @@ def _container(model: SpeculativeModel, platform: Platform, image: str) -> Manif
         "imagePullPolicy": "IfNotPresent",
         "command": ["bowsprit-engine"],
         "args": command.serve(model),
-        "env": pod_parts.environment(platform.trust, engine.env),
+        "env": pod_parts.environment(model, platform),
         "ports": [
             {"name": "http", "containerPort": names.SERVING_PORT, "protocol": "TCP"},
             {"name": "control", "containerPort": names.CONTROL_PORT, "protocol": "TCP"},
@@ -102,7 +102,7 @@ def _container(model: SpeculativeModel, platform: Platform, image: str) -> Manif
         # An engine that can't start says why (path and cause) in its last log lines: they end up in status.
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "securityContext": pod_parts.container_security(),
-        "volumeMounts": pod_parts.volume_mounts(pod_parts.claims_of(model)),
+        "volumeMounts": pod_parts.volume_mounts(model),
     }
     if engine.resources:
         container["resources"] = {key: dict(value) for key, value in engine.resources.items() if value}

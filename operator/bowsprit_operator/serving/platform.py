@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from bowsprit_operator.serving.pod_parts import ControlTrust
-
 OPERATOR_POD_NAME = "bowsprit-operator"  # label app.kubernetes.io/name of the operator's own pods
 
 
@@ -19,7 +17,3 @@ class Platform:
     issuer: str
     jwks: str
     progress_deadline_seconds: int = 600
-
-    @property
-    def trust(self) -> ControlTrust:
-        return ControlTrust(issuer=self.issuer, subject=self.subject)

@@ -6,12 +6,12 @@ pod runs.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from bowsprit_operator.resources import names
 from bowsprit_operator.resources.speculative_model import SpeculativeModel
+from bowsprit_operator.serving.platform import Platform
 
 USER_ID = 65532
 
@@ -20,23 +20,6 @@ CONTROL_FOLDER = "/etc/bowsprit/control"
 CACHE_FOLDER = "/var/cache/bowsprit"
 
 Manifest = dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ControlTrust:
-    """Whose tokens a control port accepts: of this cluster's `issuer`, for the ServiceAccount `subject`."""
-
-    issuer: str
-    subject: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Claim:
-    """One PersistentVolumeClaim of a pod. `volume`: the name of its volume."""
-
-    volume: str
-    name: str
-    is_written: bool
 
 
 def pod_security() -> Manifest:
@@ -59,48 +42,45 @@ def container_security() -> Manifest:
     }
 
 
-def claims_of(model: SpeculativeModel) -> tuple[Claim, ...]:
-    """Every claim that the spec names, once: the model's is only read, unless it is storage too."""
-    source = names.claim_of(model.spec.model.uri)
-    storage = model.spec.storage.claim_name if model.spec.storage else None
-    claims = []
-    if source is not None and source != storage:
-        claims.append(Claim(volume="model", name=source, is_written=False))
-    if storage is not None:
-        claims.append(Claim(volume="storage", name=storage, is_written=True))
-    return tuple(claims)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Claim:
+    """One PersistentVolumeClaim of a pod. `volume`: the name of its volume."""
+
+    volume: str
+    name: str
+    is_written: bool
 
 
-def volumes(claims: Iterable[Claim], *, model_name: str) -> list[Manifest]:
-    """Control keys, scratch space and the claims."""
+def volumes(model: SpeculativeModel) -> list[Manifest]:
+    """Control keys, scratch space, and every claim that the spec names."""
     return [
-        {"name": "control-keys", "configMap": {"name": names.control_keys(model_name)}},
+        {"name": "control-keys", "configMap": {"name": names.control_keys(model.name)}},
         {"name": "tmp", "emptyDir": {}},
         {"name": "cache", "emptyDir": {}},
-        *({"name": claim.volume, "persistentVolumeClaim": {"claimName": claim.name}} for claim in claims),
+        *({"name": claim.volume, "persistentVolumeClaim": {"claimName": claim.name}} for claim in _claims(model)),
     ]
 
 
-def volume_mounts(claims: Iterable[Claim]) -> list[Manifest]:
+def volume_mounts(model: SpeculativeModel) -> list[Manifest]:
     """Claims are at /claims/<claim>, where the engine resolves pvc://."""
     mounts: list[Manifest] = [
         {"name": "control-keys", "mountPath": CONTROL_FOLDER, "readOnly": True},
         {"name": "tmp", "mountPath": "/tmp"},
         {"name": "cache", "mountPath": CACHE_FOLDER},
     ]
-    for claim in claims:
+    for claim in _claims(model):
         mount: Manifest = {"name": claim.volume, "mountPath": f"{names.CLAIMS_FOLDER}/{claim.name}"}
         mounts.append(mount if claim.is_written else mount | {"readOnly": True})
     return mounts
 
 
-def environment(control: ControlTrust, extra: Iterable[Manifest] = ()) -> list[Manifest]:
-    """Who the pod is and where it may write, then `extra` entries, and whom its control port trusts (not overridable)."""
+def environment(model: SpeculativeModel, platform: Platform) -> list[Manifest]:
+    """Who the pod is and where it may write, then the user's own variables, then whom its control port trusts."""
     trust = {
         "BOWSPRIT_CONTROL_JWKS_FILE": f"{CONTROL_FOLDER}/{names.JWKS_KEY}",
-        "BOWSPRIT_CONTROL_ISSUER": control.issuer,
+        "BOWSPRIT_CONTROL_ISSUER": platform.issuer,
         "BOWSPRIT_CONTROL_AUDIENCE": ENGINE_AUDIENCE,
-        "BOWSPRIT_CONTROL_SUBJECT": control.subject,
+        "BOWSPRIT_CONTROL_SUBJECT": platform.subject,
     }
     variables: dict[str, Manifest] = {
         "POD_NAME": _field("metadata.name"),
@@ -109,10 +89,25 @@ def environment(control: ControlTrust, extra: Iterable[Manifest] = ()) -> list[M
         "HOME": {"value": "/tmp"},
         "BOWSPRIT_CACHE_DIR": {"value": CACHE_FOLDER},
     }
-    variables |= {str(entry["name"]): {k: v for k, v in entry.items() if k != "name"} for entry in extra}
+    variables |= {
+        str(entry["name"]): {key: value for key, value in entry.items() if key != "name"}
+        for entry in model.spec.engine.env
+    }
     variables |= {name: {"value": value} for name, value in trust.items()}
     return [{"name": name, **value} for name, value in variables.items()]
 
 
 def _field(path: str) -> Manifest:
     return {"valueFrom": {"fieldRef": {"fieldPath": path}}}
+
+
+def _claims(model: SpeculativeModel) -> tuple[_Claim, ...]:
+    """Every claim once: the model's is only read, unless it is storage too."""
+    source = names.claim_of(model.spec.model.uri)
+    storage = model.spec.storage.claim_name if model.spec.storage else None
+    claims = []
+    if source is not None and source != storage:
+        claims.append(_Claim(volume="model", name=source, is_written=False))
+    if storage is not None:
+        claims.append(_Claim(volume="storage", name=storage, is_written=True))
+    return tuple(claims)
