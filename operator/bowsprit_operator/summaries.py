@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 
 from bowsprit_policy.control import SpeculationSummary
 from bowsprit_policy.decision import Decision
+from bowsprit_policy.observation import Observation
 from bowsprit_policy.wire import DrafterStats, LoweredDrafter
 
 NUM_DECISIONS_KEPT = 10
@@ -43,6 +44,7 @@ class ModelSummary:
     """The latest of one model. None means that no tick has seen it yet. `decisions`: newest first, at most ten.
 
     `reason` and `message` explain the table in force; `learning_reason` and `learning_message` why a run starts or not.
+    `observation`: the last scrape as the policy looks at it, for the learning loop.
     """
 
     scraped_at: float | None = None
@@ -53,6 +55,7 @@ class ModelSummary:
     learning_message: str = ""
     pods: tuple[PodReport, ...] = ()
     decisions: tuple[Decision, ...] = ()
+    observation: Observation | None = None
 
     @property
     def model_digest(self) -> str | None:

@@ -14,10 +14,10 @@ from bowsprit_operator.resources.speculative_model import SpeculativeModel, Stor
 from bowsprit_operator.resources.speculator_revision import SpeculatorRevision
 from bowsprit_operator.resources.speculator_training import SpeculatorTraining
 from bowsprit_operator.serving import pod_parts
+from bowsprit_operator.serving.platform import Platform
 
 CONTAINER = "train"
 FREE_REQUESTS = {"cpu": "50m", "memory": "256Mi"}  # training yields to engines: least CPU shares, first to be evicted
-KEEP_FINISHED_SECONDS = 3600  # after the result is recorded; before, a Job is kept for ever
 _REPORTING_SECONDS = 30  # of the deadline, for the run to end by itself and say so
 
 
@@ -32,14 +32,14 @@ class TrainingPlan:
     revision: str
     image: str
     parent: SpeculatorRevision | None
+    threads: int = 1
     min_holdout_requests: int = 200
 
 
-def build(plan: TrainingPlan, *, control: pod_parts.ControlTrust) -> dict[str, Any]:
+def build(plan: TrainingPlan, platform: Platform) -> dict[str, Any]:
     """Named like the revision that it makes. All of it is final: a Job's template is immutable."""
     deadline_seconds = int(plan.settings.budget.deadline.total_seconds())
     pod_labels = labels.on_child(plan.model.name, labels.Component.TRAINING)
-    claims = pod_parts.claims_of(plan.model)
     resources = plan.settings.resources
     return {
         "apiVersion": JOB.api_version,
@@ -72,16 +72,16 @@ def build(plan: TrainingPlan, *, control: pod_parts.ControlTrust) -> dict[str, A
                             "imagePullPolicy": "IfNotPresent",
                             "command": ["bowsprit-engine"],
                             "args": _arguments(plan, deadline_seconds=deadline_seconds),
-                            "env": pod_parts.environment(control),
+                            "env": pod_parts.environment(plan.model, platform),
                             "ports": [{"name": "control", "containerPort": names.CONTROL_PORT}],
                             "resources": {**resources, "requests": resources.get("requests") or dict(FREE_REQUESTS)},
                             "securityContext": pod_parts.container_security(),
                             "terminationMessagePath": "/dev/termination-log",
                             "terminationMessagePolicy": "FallbackToLogsOnError",
-                            "volumeMounts": pod_parts.volume_mounts(claims),
+                            "volumeMounts": pod_parts.volume_mounts(plan.model),
                         }
                     ],
-                    "volumes": pod_parts.volumes(claims, model_name=plan.model.name),
+                    "volumes": pod_parts.volumes(plan.model),
                 },
             },
         },
@@ -106,7 +106,7 @@ def _arguments(plan: TrainingPlan, *, deadline_seconds: int) -> list[str]:
         f"--min-holdout-requests={plan.min_holdout_requests}",
         f"--draft-tokens={min(4, plan.model.spec.speculation.effective_draft_tokens_max)}",
         f"--deadline-seconds={max(1, deadline_seconds - _REPORTING_SECONDS)}",
-        "--threads=1",
+        f"--threads={plan.threads}",
         f"--control-port={names.CONTROL_PORT}",
         "--termination-log=/dev/termination-log",
     ]

@@ -1,0 +1,204 @@
+"""Learning: traffic that is worth it becomes a run, a run a verdict, a verdict what the pods serve.
+
+One tick looks at everything that is stored and does what is missing, so that it may be killed between any two writes.
+Decides neither whether to train, nor whether a candidate is good, nor which revision serves (bowsprit_policy does).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from bowsprit_operator.control_loop import key_of
+from bowsprit_operator.learning import desired, runs, verdict
+from bowsprit_operator.resources import conditions, names
+from bowsprit_operator.resources.conditions import RevisionCondition
+from bowsprit_operator.resources.draft_policy import DraftPolicy
+from bowsprit_operator.resources.kinds import DRAFT_POLICY, SPECULATOR_TRAINING
+from bowsprit_operator.resources.speculative_model import SpeculativeModel
+from bowsprit_operator.resources.speculator_revision import SpeculatorRevision, SpeculatorRevisionStatus
+from bowsprit_operator.resources.speculator_training import SpeculatorTraining
+from bowsprit_operator.serving.platform import Platform
+from bowsprit_operator.settings import OperatorSettings
+from bowsprit_operator.summaries import ModelKey, Summaries
+from bowsprit_operator.training_run import TrainingRuns
+from bowsprit_operator.world.cluster import Cluster, ClusterError
+from bowsprit_operator.world.engines import Engines
+from bowsprit_policy import learning
+from bowsprit_policy.decision import Decision
+
+FIELD_MANAGER = "bowsprit-learning-loop"
+
+logger = logging.getLogger(__name__)
+decision_log = logging.getLogger("bowsprit.decisions")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Learned:
+    """What is stored about one model's learning."""
+
+    key: ModelKey
+    model: SpeculativeModel
+    policy: DraftPolicy | None
+    trainings: tuple[SpeculatorTraining, ...]
+    revisions: tuple[SpeculatorRevision, ...]
+
+
+class LearningLoop:
+    """Call `tick` while leading, one at a time, after the control loop's."""
+
+    def __init__(
+        self, cluster: Cluster, engines: Engines, settings: OperatorSettings, summaries: Summaries, platform: Platform
+    ) -> None:
+        self._cluster = cluster
+        self._summaries = summaries
+        self._runs = TrainingRuns(cluster, engines, settings, platform)
+        self._states: dict[ModelKey, learning.LearningState] = {}
+
+    def begin_leading(self) -> None:
+        """Forget estimates: another replica may have decided since they were made."""
+        self._states.clear()
+
+    async def tick(self, now: float) -> None:
+        """Every model once. `now`: seconds since the epoch. Raises ClusterError when nothing can be read."""
+        models = await self._cluster.read_all(SpeculativeModel)
+        policies = await self._cluster.read_all(DraftPolicy)
+        trainings = await self._cluster.read_all(SpeculatorTraining)
+        revisions = await self._cluster.read_all(SpeculatorRevision)
+        found = [
+            _learned(model, policies, trainings, revisions)
+            for model in models
+            if model.metadata.deletion_timestamp is None
+        ]
+        keys = {learned.key for learned in found}
+        self._states = {key: state for key, state in self._states.items() if key in keys}
+        await asyncio.gather(*(self._tick_model(learned, now) for learned in found))
+
+    async def _tick_model(self, learned: _Learned, now: float) -> None:
+        try:
+            await self._serve_what_is_promoted(learned, now)
+            await self._carry_on(learned, now)
+            await self._start_if_worth_it(learned, now)
+        except ClusterError as error:
+            # The next tick looks at what is stored then and does what is missing.
+            logger.warning("SpeculativeModel %s/%s: %s", learned.key.namespace, learned.key.name, error)
+
+    async def _serve_what_is_promoted(self, learned: _Learned, now: float) -> None:
+        policy = learned.policy
+        if policy is None:
+            return  # no pod has answered yet: the control loop writes the first one
+        choices = desired.choices(
+            learned.model,
+            serving=policy.spec.speculators,
+            revisions=learned.revisions,
+            model_digest=self._summaries.of(learned.key).model_digest,
+            now=now,
+        )
+        wanted = tuple(choice.speculator for choice in choices if choice.speculator is not None)
+        if wanted != policy.spec.speculators:
+            await self._cluster.apply(
+                DRAFT_POLICY,
+                {
+                    "metadata": {"name": policy.name, "namespace": policy.namespace},
+                    "spec": {"speculators": [speculator.manifest() for speculator in wanted]},
+                },
+                manager=FIELD_MANAGER,
+                resource_version=policy.metadata.resource_version,
+            )
+            self._record(learned.key, (choice.decision for choice in choices))
+        serving = {choice.speculator.revision: choice for choice in choices if choice.speculator is not None}
+        for revision in learned.revisions:
+            found = revision.status.conditions
+            if revision.name in serving and not conditions.is_true(found, RevisionCondition.PROMOTED) and found:
+                choice = serving[revision.name]
+                promoted = verdict.promoted_later(
+                    found, reason=choice.reason, message=choice.message, now=verdict.moment(now)
+                )
+                await self._cluster.apply_status(
+                    revision, SpeculatorRevisionStatus(conditions=promoted), manager=FIELD_MANAGER
+                )
+
+    async def _carry_on(self, learned: _Learned, now: float) -> None:
+        await self._runs.forget_old_jobs(learned.trainings, now)
+        training = runs.current(learned.trainings)
+        if training is None:
+            return
+        serving = {} if learned.policy is None else {s.drafter: s.revision for s in learned.policy.spec.speculators}
+        incumbent = next(
+            (revision for revision in learned.revisions if revision.name == serving.get(training.spec.drafter)), None
+        )
+        decisions = await self._runs.carry_on(
+            training,
+            model=learned.model,
+            trainings=learned.trainings,
+            revisions=learned.revisions,
+            incumbent=incumbent,
+            model_digest=self._summaries.of(learned.key).model_digest,
+            now=now,
+        )
+        self._record(learned.key, decisions)
+
+    async def _start_if_worth_it(self, learned: _Learned, now: float) -> None:
+        settings = runs.settings(learned.model)
+        observation = self._summaries.of(learned.key).observation
+        if settings is None or observation is None:
+            return
+        serving = () if learned.policy is None else learned.policy.spec.speculators
+        step = learning.step(
+            self._states.get(learned.key) or learning.begin(),
+            observation,
+            settings,
+            now,
+            runs=runs.past(learned.trainings),
+            serving_revision=next((s.revision for s in serving if s.drafter == settings.drafter), None),
+        )
+        if step.start is not None:
+            number = runs.next_number(
+                model_name=learned.model.name,
+                drafter=settings.drafter,
+                trainings=learned.trainings,
+                revisions=learned.revisions,
+            )
+            name = names.training(learned.model.name, settings.drafter, number)
+            manifest = runs.manifest(
+                learned.model, name=name, drafter=settings.drafter, start=step.start, message=step.message
+            )
+            await self._cluster.create(SPECULATOR_TRAINING, manifest, manager=FIELD_MANAGER)
+            self._record(learned.key, step.decisions)
+        # Only now: a start that couldn't be written is decided again.
+        self._states[learned.key] = step.state
+        summary = self._summaries.of(learned.key)
+        self._summaries.put(
+            learned.key, replace(summary, learning_reason=step.reason.value, learning_message=step.message)
+        )
+
+    def _record(self, key: ModelKey, decisions: Iterable[Decision | None]) -> None:
+        taken = tuple(decision for decision in decisions if decision is not None)
+        for decision in taken:
+            decision_log.info(decision.record)
+        self._summaries.add_decisions(key, taken)
+
+
+def _learned(
+    model: SpeculativeModel,
+    policies: Iterable[DraftPolicy],
+    trainings: Iterable[SpeculatorTraining],
+    revisions: Iterable[SpeculatorRevision],
+) -> _Learned:
+    namespace = model.namespace
+    wanted = names.draft_policy(model.name)
+    return _Learned(
+        key=key_of(model),
+        model=model,
+        policy=next((policy for policy in policies if (policy.namespace, policy.name) == (namespace, wanted)), None),
+        trainings=tuple(
+            training
+            for training in trainings
+            if training.namespace == namespace
+            and training.spec.model_name == model.name
+            and training.metadata.controller_uid in (None, model.metadata.uid)
+        ),
+        revisions=tuple(revision for revision in revisions if revision.namespace == namespace),
+    )
