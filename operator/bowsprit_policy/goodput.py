@@ -17,6 +17,8 @@ from bowsprit_policy.counters import CounterDelta
 
 HALF_LIFE_STEPS = 2000.0
 MIN_BASELINE_STEPS = 8.0
+# A position with less evidence is not shown.
+MIN_REACHED = 10.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,7 +108,7 @@ def per_position(state: GoodputState) -> tuple[float, ...]:
     """Matched over reached, over all drafters, up to the last position with evidence."""
     rates = []
     for reached, matched in zip(state.reached, state.matched, strict=False):
-        if reached < 1:
+        if reached < MIN_REACHED:
             break
         rates.append(min(1.0, matched / reached))
     return tuple(rates)

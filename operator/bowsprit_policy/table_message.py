@@ -42,8 +42,8 @@ def hold(inputs: DraftLengthInputs, row: RowChange) -> str:
     at = f"K {tables.text(row.before)} stays at batch ≤ {row.batch}"
     if row.gain is None or row.considered is None:
         return (
-            f"{at}: the best of {len(row.alternatives)} best-ranked choices, E {row.chosen.acceptance_length:.2f}, "
-            f"step {_ms(row.chosen.step_seconds)} ms"
+            f"{at}: nothing gives more, E {row.chosen.acceptance_length:.2f}, "
+            f"step {_ms(row.chosen.step_seconds)} ms against {_ms(row.plain.step_seconds)} ms at K 0"
         )
     why = {
         TableReason.GAIN_TOO_SMALL: f"under {MIN_GAIN:.0%}",

@@ -1,0 +1,110 @@
+"""Builders of wire values for tests: everything has a plain default, so that a test names only what it is about."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from bowsprit_policy.wire import (
+    CaptureStats,
+    DrafterState,
+    DrafterStats,
+    DrafterType,
+    EngineStats,
+    Profile,
+    StepCell,
+)
+
+MODEL_DIGEST = "a" * 64
+
+
+def drafter_stats(
+    name: str = "ngram",
+    *,
+    type: DrafterType = DrafterType.NGRAM,
+    state: DrafterState = DrafterState.ACTIVE,
+    reason: str = "",
+    revision: str | None = None,
+    opportunities: int = 0,
+    proposed: int = 0,
+    reached: Sequence[int] = (),
+    matched: Sequence[int] = (),
+    drafted_tokens: int | None = None,
+    draft_seconds: float = 0.0,
+) -> DrafterStats:
+    """Counters of one drafter; accepted tokens follow from `matched`, drafted ones from `reached` unless given."""
+    return DrafterStats(
+        name=name,
+        type=type,
+        state=state,
+        reason=reason,
+        revision=revision,
+        opportunities=opportunities,
+        proposed=proposed,
+        drafted_tokens=sum(reached) if drafted_tokens is None else drafted_tokens,
+        accepted_tokens=sum(matched),
+        reached=tuple(reached),
+        matched=tuple(matched),
+        draft_seconds=draft_seconds,
+    )
+
+
+def step_cell(
+    *,
+    batch: int = 1,
+    rows: int = 1,
+    context: int = 256,
+    steps: int = 100,
+    milliseconds: float = 10.0,
+    tokens: int | None = None,
+    contended: int = 0,
+) -> StepCell:
+    """`steps` steps that took `milliseconds` each; without `tokens`, one token per sequence and step."""
+    return StepCell(
+        batch=batch,
+        rows=rows,
+        context=context,
+        steps=steps,
+        seconds=steps * milliseconds / 1e3,
+        tokens=steps * batch if tokens is None else tokens,
+        contended=contended,
+    )
+
+
+def engine_stats(
+    *,
+    boot_id: str = "boot-1",
+    model_digest: str = MODEL_DIGEST,
+    uptime_seconds: float = 100.0,
+    draft_tokens_max: int = 8,
+    max_batch_size: int = 8,
+    generation_tokens: int = 0,
+    sequence_steps: int = 0,
+    drafters: Sequence[DrafterStats] = (),
+    cells: Sequence[StepCell] = (),
+    capture: CaptureStats | None = None,
+) -> EngineStats:
+    """What an idle engine would answer, but for what is given."""
+    return EngineStats(
+        boot_id=boot_id,
+        model_name="smollm2",
+        model_digest=model_digest,
+        uptime_seconds=uptime_seconds,
+        policy_revision=1,
+        draft_tokens_max=draft_tokens_max,
+        max_batch_size=max_batch_size,
+        requests_running=0,
+        requests_waiting=0,
+        kv_cache_usage=0.0,
+        prompt_tokens=0,
+        generation_tokens=generation_tokens,
+        sequence_steps=sequence_steps,
+        probe_steps=0,
+        drafters=tuple(drafters),
+        cells=tuple(cells),
+        capture=capture or CaptureStats(),
+    )
+
+
+def profile(cells: Sequence[StepCell], *, model_digest: str = MODEL_DIGEST) -> Profile:
+    """A start-up profile."""
+    return Profile(accelerator="test", model_digest=model_digest, dtype="bfloat16", cells=tuple(cells))
