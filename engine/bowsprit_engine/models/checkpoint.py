@@ -1,0 +1,96 @@
+"""What a model on disk is to whoever runs it: a shape and tensors by Hugging Face's names, whatever the file format.
+
+Decides the list of a Llama decoder's tensors and their shapes, and refuses a checkpoint that lacks one, has another
+shape, or holds a tensor that this list doesn't know (a bias, a query norm), since ignoring it would be silently wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import Protocol
+
+from torch import Tensor
+
+from bowsprit_engine.core.runner import ModelConfig
+from bowsprit_engine.errors import ModelError
+
+EMBEDDING = "model.embed_tokens.weight"
+FINAL_NORM = "model.norm.weight"
+LM_HEAD = "lm_head.weight"
+IGNORED_ENDINGS = ("rotary_emb.inv_freq",)  # a buffer that old exports wrote; it follows from rope_theta
+
+
+class Checkpoint(Protocol):
+    """Tensors by name. A checkpoint may read lazily: `tensor` raises ModelError for what can't be read."""
+
+    path: Path
+    config: ModelConfig
+
+    def names(self) -> Collection[str]:
+        """Names of all tensors, as Hugging Face writes them."""
+
+    def tensor(self, name: str) -> Tensor:
+        """One tensor, in a floating-point dtype of the checkpoint's choice."""
+
+
+def layer_name(layer: int, part: str) -> str:
+    """E.g. (3, "mlp.up_proj") is "model.layers.3.mlp.up_proj.weight"."""
+    return f"model.layers.{layer}.{part}.weight"
+
+
+def tensor_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """Every tensor of a decoder of this shape. A tied LM head is the embedding and has no tensor of its own."""
+    hidden, inner = config.hidden_size, config.intermediate_size
+    queries, keys = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
+    shapes: dict[str, tuple[int, ...]] = {EMBEDDING: (config.vocab_size, hidden), FINAL_NORM: (hidden,)}
+    if not config.tie_word_embeddings:
+        shapes[LM_HEAD] = (config.vocab_size, hidden)
+    for layer in range(config.num_layers):
+        shapes |= {
+            layer_name(layer, "input_layernorm"): (hidden,),
+            layer_name(layer, "self_attn.q_proj"): (queries, hidden),
+            layer_name(layer, "self_attn.k_proj"): (keys, hidden),
+            layer_name(layer, "self_attn.v_proj"): (keys, hidden),
+            layer_name(layer, "self_attn.o_proj"): (hidden, queries),
+            layer_name(layer, "post_attention_layernorm"): (hidden,),
+            layer_name(layer, "mlp.gate_proj"): (inner, hidden),
+            layer_name(layer, "mlp.up_proj"): (inner, hidden),
+            layer_name(layer, "mlp.down_proj"): (hidden, inner),
+        }
+    return shapes
+
+
+def check_names(checkpoint: Checkpoint) -> None:
+    """Raises ModelError when a tensor is missing or is not a Llama decoder's."""
+    expected = tensor_shapes(checkpoint.config)
+    present = set(checkpoint.names())
+    missing = sorted(expected.keys() - present)
+    if missing:
+        raise ModelError(
+            f"{checkpoint.path}: {len(missing)} tensors are missing, the first is {missing[0]}", reason="MissingTensor"
+        )
+    tied = {LM_HEAD} if checkpoint.config.tie_word_embeddings else set()
+    unknown = sorted(n for n in present - expected.keys() - tied if not n.endswith(IGNORED_ENDINGS))
+    if unknown:
+        raise ModelError(
+            f"{checkpoint.path}: tensor {unknown[0]} is not part of a Llama decoder as this engine runs it",
+            reason="UnsupportedModel",
+        )
+
+
+def take(checkpoint: Checkpoint, name: str) -> Tensor:
+    """A tensor whose shape and dtype were checked. Raises ModelError."""
+    tensor = checkpoint.tensor(name)
+    expected = tensor_shapes(checkpoint.config)[name]
+    if tuple(tensor.shape) != expected:
+        raise ModelError(
+            f"{checkpoint.path}: tensor {name} has shape {tuple(tensor.shape)}, the config says {expected}",
+            reason="WrongShape",
+        )
+    if not tensor.dtype.is_floating_point or tensor.dtype.itemsize < 2:
+        raise ModelError(
+            f"{checkpoint.path}: tensor {name} has dtype {tensor.dtype}, expected float32, bfloat16 or float16",
+            reason="UnsupportedDtype",
+        )
+    return tensor
