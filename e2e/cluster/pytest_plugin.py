@@ -12,7 +12,22 @@ import pytest
 from cluster.driver import Cluster, remove_dead
 from cluster.plan import Part
 
+MARKERS = {"api_server": "apiserver", "cluster": "e2e"}
 CRDS = Path(__file__).parents[2] / "crds"
+PLURALS = {
+    "draftpolicy": "draftpolicies",
+    "speculativemodel": "speculativemodels",
+    "speculatorrevision": "speculatorrevisions",
+    "speculatortraining": "speculatortrainings",
+}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A test that asks for a fixture of these carries its marker, so that none is forgotten."""
+    for item in items:
+        fixtures = set(getattr(item, "fixturenames", ()))
+        for fixture in fixtures & set(MARKERS):
+            item.add_marker(MARKERS[fixture])
 
 
 @pytest.fixture(scope="session")
@@ -45,3 +60,5 @@ def apply_crds(instance: Cluster) -> None:
     names = [file.stem for file in sorted(CRDS.glob("*.yaml")) if file.stem != "kustomization"]
     for name in names:
         instance.kubectl("wait", "-f", str(CRDS / f"{name}.yaml"), "--for=condition=Established", "--timeout=30s")
+        # Established precedes a ready storage: until then lists get 429, which kubectl waits out.
+        instance.kubectl("get", "--raw", f"/apis/bowsprit.dev/v1alpha1/{PLURALS[name]}")
