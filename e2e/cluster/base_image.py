@@ -1,7 +1,7 @@
-"""The local stand-in for python:3.12-slim: Debian with Python, made from Debian packages, since no registry is asked for images.
+"""The local stand-in for python:3.12-slim, made of Debian packages, since no registry is asked for images.
 
-The machine's certificate authorities and pip settings go into this local image only, so that RUN steps can download; the project's
-Dockerfiles know nothing of them.
+The machine's certificate authorities and pip settings go into this local image only, so that RUN steps can download;
+the project's Dockerfiles know nothing of them.
 """
 
 import hashlib
@@ -19,7 +19,13 @@ PACKAGES = ("ca-certificates", "libgomp1", "libstdc++6", "python3", "python3-pip
 SOURCES = Path("/etc/apt/sources.list.d/debian.sources")
 OMITTED = ("man", "doc", "locale", "info")
 HOST_FILES = tuple(
-    Path(name) for name in ("/etc/ssl/certs/ca-certificates.crt", "/etc/pip.conf", "/etc/uv/uv.toml", "/etc/apt/apt.conf.d/proxy.conf")
+    Path(name)
+    for name in (
+        "/etc/ssl/certs/ca-certificates.crt",
+        "/etc/pip.conf",
+        "/etc/uv/uv.toml",
+        "/etc/apt/apt.conf.d/proxy.conf",
+    )
 )
 HOOK = " && ".join(
     (
@@ -32,8 +38,9 @@ DOCKERFILE = """\
 FROM scratch
 ADD rootfs.tar /
 COPY host/ /
-ENV PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin LANG=C.UTF-8 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore \\
-    PIP_DISABLE_PIP_VERSION_CHECK=1 SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt
+ENV PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin LANG=C.UTF-8 \\
+    PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore PIP_DISABLE_PIP_VERSION_CHECK=1 \\
+    SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt
 CMD ["python3"]
 """
 

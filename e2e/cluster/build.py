@@ -1,7 +1,7 @@
 """Builds the cluster's programs from their pinned Go modules, once per content.
 
-The key is a hash of the module's files and of the command, so that neither a checkout nor a branch matters. What the programs do is
-not known here.
+The key is a hash of the module's files and of the command, so that neither a checkout nor a branch matters. What the
+programs do is not known here.
 """
 
 import fcntl
@@ -64,7 +64,9 @@ def _version_flags() -> str:
         "buildDate": "2026-11-24T00:00:00Z",
     }
     packages = ("k8s.io/component-base/version", "k8s.io/client-go/pkg/version")
-    return " ".join(["-s -w", *(f"-X {package}.{key}={value}" for package in packages for key, value in values.items())])
+    return " ".join(
+        ["-s -w", *(f"-X {package}.{key}={value}" for package in packages for key, value in values.items())]
+    )
 
 
 CONTAINERD = "github.com/containerd/containerd/v2/cmd/"
@@ -83,7 +85,7 @@ ALL_MODULES = (KUBERNETES, *NODE_MODULES)
 
 
 def build(modules: tuple[Module, ...] = ALL_MODULES) -> tuple[Path, ...]:
-    """The folders holding the modules' programs, building those that are not there. Raises ClusterError with the log's path."""
+    """The folders of the modules' programs, after building those that miss. Raises ClusterError with the log's path."""
     return tuple(_built(module) for module in modules)
 
 
@@ -116,7 +118,11 @@ def _log(module: Module) -> Path:
 def _compile(module: Module, output: Path) -> None:
     output.mkdir(exist_ok=True)
     go = go_program()
-    environment = {**os.environ, "CGO_ENABLED": "1" if module.cgo and shutil.which("gcc") else "0", "GOFLAGS": "-mod=readonly"}
+    environment = {
+        **os.environ,
+        "CGO_ENABLED": "1" if module.cgo and shutil.which("gcc") else "0",
+        "GOFLAGS": "-mod=readonly",
+    }
     environment.setdefault("GOTOOLCHAIN", "auto")
     with _log(module).open("w") as log:
         for program, package in module.programs.items():
@@ -126,7 +132,9 @@ def _compile(module: Module, output: Path) -> None:
             result = subprocess.run(command, cwd=module.folder, env=environment, stdout=log, stderr=log, check=False)
             if result.returncode != 0:
                 ending = "\n".join(_log(module).read_text(errors="replace").splitlines()[-15:])
-                raise ClusterError(f"go build of {program} exited with {result.returncode}; log {_log(module)}:\n{ending}")
+                raise ClusterError(
+                    f"go build of {program} exited with {result.returncode}; log {_log(module)}:\n{ending}"
+                )
     first = next(iter(module.programs))
     for link in module.links:
         (output / link).unlink(missing_ok=True)

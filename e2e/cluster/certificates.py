@@ -1,7 +1,7 @@
 """The cluster's authority, its leaf certificates and kubeconfigs, new at every `up`.
 
-One authority for servers and clients, one for the front proxy. Elliptic keys, except for service account tokens, whose RS256
-signatures every client understands.
+One authority for servers and clients, one for the front proxy. Elliptic keys, except for service account tokens, whose
+RS256 signatures every client understands.
 """
 
 import base64
@@ -40,26 +40,35 @@ class Authority:
 
 
 def write(folder: Path, *, node: str, node_address: str, service_address: str, api_url: str) -> None:
-    """Write every certificate, key and inner kubeconfig (for components, at api_url) into the folder, readable by root alone."""
+    """Write every certificate, key and kubeconfig of the components (at api_url), readable by root alone."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     authority = _authority("bowsprit-cluster")
     front = _authority("bowsprit-front-proxy")
     _save_certificate(folder / "ca.crt", authority.certificate)
     _save_key(folder / "ca.key", authority.key)
     _save_certificate(folder / "front-proxy-ca.crt", front.certificate)
-    service = "kubernetes.default.svc.cluster.local".split(".")
+    service = ["kubernetes", "default", "svc", "cluster", "local"]
     names = [".".join(service[:count]) for count in (1, 2, 3, 5)]
     hosts = [*names, "localhost", "127.0.0.1", node_address, service_address]
     _leaf(folder, "apiserver", authority, common_name="kube-apiserver", usage=SERVER, hosts=hosts)
     _leaf(folder, "kubelet-server", authority, common_name=node, usage=SERVER, hosts=[node, "127.0.0.1", node_address])
     _leaf(folder, "front-proxy", front, common_name="front-proxy-client", usage=CLIENT)
-    _leaf(folder, "apiserver-kubelet", authority, common_name="apiserver-kubelet", organization="system:masters", usage=CLIENT)
+    _leaf(
+        folder,
+        "apiserver-kubelet",
+        authority,
+        common_name="apiserver-kubelet",
+        organization="system:masters",
+        usage=CLIENT,
+    )
     for user, (common_name, organization) in {**USERS, "kubelet": (f"system:node:{node}", "system:nodes")}.items():
         _leaf(folder, user, authority, common_name=common_name, organization=organization, usage=CLIENT)
         write_kubeconfig(folder / f"{user}.kubeconfig", folder, user=user, api_url=api_url)
     tokens = rsa.generate_private_key(public_exponent=65537, key_size=2048)
     _save_key(folder / "service-account.key", tokens)
-    public = tokens.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+    public = tokens.public_key().public_bytes(
+        serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
     (folder / "service-account.pub").write_bytes(public)
 
 

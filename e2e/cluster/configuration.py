@@ -50,7 +50,14 @@ def _network(places: Places) -> dict[str, object]:
         "ranges": [[{"subnet": POD_CIDR}]],
         "routes": [{"dst": "0.0.0.0/0"}],
     }
-    bridge = {"type": "bridge", "bridge": BRIDGE, "isGateway": True, "ipMasq": False, "hairpinMode": True, "ipam": addresses}
+    bridge = {
+        "type": "bridge",
+        "bridge": BRIDGE,
+        "isGateway": True,
+        "ipMasq": False,
+        "hairpinMode": True,
+        "ipam": addresses,
+    }
     return {"cniVersion": "0.4.0", "name": "bowsprit", "plugins": [bridge]}
 
 

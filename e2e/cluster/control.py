@@ -72,7 +72,10 @@ class Init:
         return _status(self._ask({"do": action, "component": component, **more}))
 
     def forward(self, address: str, port: int, *, local_port: int, is_held: bool) -> Forward:
-        """Listen on the loopback of the network this process is in; port 0 takes a free one. Raises ClusterError when it is taken."""
+        """Listen on the loopback of this process' network; port 0 takes a free one.
+
+        Raises ClusterError when the port is taken.
+        """
         listener = socket.socket()
         try:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -1,7 +1,7 @@
 """One cluster: up, down, and everything that people and tests do with it between.
 
-`up` and `down` may be called at any time, from any process, after any crash: they look at what is there. The cluster outlives the
-process that started it, unless an owner is named.
+`up` and `down` may be called at any time, from any process, after any crash: they look at what is there. The cluster
+outlives the process that started it, unless an owner is named.
 """
 
 import contextlib
@@ -56,8 +56,9 @@ class Cluster:
     # --- coming and going ---
 
     def up(self, *, port: int = 0, owner_pid: int | None = None) -> None:
-        """From whatever is there to Ready. port: the API server's on 127.0.0.1 (0: a free one). owner_pid: ends with that process.
+        """From whatever is there to Ready.
 
+        port: the API server's on 127.0.0.1 (0: a free one). owner_pid: the cluster ends with that process.
         Raises ClusterError, saying what failed and where its log is; what did come up stays for a look until `down`.
         """
         with self._lock():
@@ -79,7 +80,7 @@ class Cluster:
             say(f"cluster {self.places.name}: up in {time.monotonic() - started:.1f} s")
 
     def down(self) -> None:
-        """Remove it: processes, mounts, network, cgroups, files; the machine's settings as they were. Images stay in the cache."""
+        """Remove it: processes, mounts, network, cgroups, files; restore the machine's settings. Images stay cached."""
         with self._lock():
             if not self.places.run.exists() and not machine.cgroup_trees(self.places):
                 return
@@ -122,13 +123,17 @@ class Cluster:
         return ImageStore(places=self.places, init=self.init)
 
     def kubectl(self, *arguments: str, input: str | None = None, check: bool = True) -> str:
-        """What kubectl printed. Raises ClusterError with its complaint when it fails (check=False: returns both outputs)."""
+        """What kubectl printed. Raises ClusterError with its complaint when it fails; check=False: both outputs."""
         command = [str(build.KUBERNETES.output / "kubectl"), *arguments]
-        result = subprocess.run(command, input=input, env=self.environment(), capture_output=True, text=True, check=False)
+        result = subprocess.run(
+            command, input=input, env=self.environment(), capture_output=True, text=True, check=False
+        )
         if not check:
             return result.stdout + result.stderr
         if result.returncode != 0:
-            raise ClusterError(f"kubectl {' '.join(arguments)} exited with {result.returncode}: {result.stderr.strip()}")
+            raise ClusterError(
+                f"kubectl {' '.join(arguments)} exited with {result.returncode}: {result.stderr.strip()}"
+            )
         return result.stdout
 
     def environment(self) -> dict[str, str]:
@@ -136,28 +141,34 @@ class Cluster:
         paths = {"KUBECONFIG": str(self.kubeconfig), "KUBECACHEDIR": str(self.places.run / "kubectl-cache")}
         return {**os.environ, **paths, "PATH": f"{build.KUBERNETES.output}:{os.environ['PATH']}"}
 
-    def exec(self, command: Sequence[str], *, check: bool = True, input: str | None = None) -> subprocess.CompletedProcess[str]:
+    def exec(
+        self, command: Sequence[str], *, check: bool = True, input: str | None = None
+    ) -> subprocess.CompletedProcess[str]:
         """Run a program as root on the node: in its network, mounts and processes."""
         entry = ["nsenter", "--target", str(self.init.pid()), "--net", "--mount", "--pid", "--"]
         result = subprocess.run([*entry, *command], input=input, capture_output=True, text=True, check=False)
         if check and result.returncode != 0:
-            raise ClusterError(f"{' '.join(command)} exited with {result.returncode} on the node: {result.stderr.strip()}")
+            raise ClusterError(
+                f"{' '.join(command)} exited with {result.returncode} on the node: {result.stderr.strip()}"
+            )
         return result
 
     def forward(self, address: str, port: int, *, local_port: int = 0, is_persistent: bool = False) -> Forward:
         """Lead a port of 127.0.0.1 to an address in the cluster (of a pod, a Service, the node).
 
-        Each connection reaches for the target anew, so that a restarted one is found again. Persistent: stays until `down`.
+        Each connection reaches for the target anew, so a restarted one is found again. Persistent: until `down`.
         """
         return self.init.forward(address, port, local_port=local_port, is_held=not is_persistent)
 
-    def forward_service(self, namespace: str, name: str, port: int, *, local_port: int = 0, is_persistent: bool = False) -> Forward:
+    def forward_service(
+        self, namespace: str, name: str, port: int, *, local_port: int = 0, is_persistent: bool = False
+    ) -> Forward:
         """The same to a Service, by its name."""
         address = self.kubectl("get", "service", name, "--namespace", namespace, "--output=jsonpath={.spec.clusterIP}")
         return self.forward(address, port, local_port=local_port, is_persistent=is_persistent)
 
     def create_volume(self, name: str, namespace: str, size: str = "1Gi") -> Path:
-        """A bound claim of that name in a namespace that exists; returns its folder on this machine (group 65532, writable)."""
+        """A bound claim of that name in a namespace that exists; returns its folder on this machine (group 65532)."""
         folder = self.places.volumes / namespace / name
         folder.mkdir(parents=True, exist_ok=True)
         os.chown(folder, 65532, 65532)
@@ -210,7 +221,10 @@ class Cluster:
     def _check_parts(self) -> None:
         running = tuple(self._record().get("parts", ()))
         if not set(self.parts) <= set(running):
-            raise ClusterError(f"cluster {self.places.name} runs only {', '.join(running)}; take it down to start {', '.join(self.parts)}")
+            raise ClusterError(
+                f"cluster {self.places.name} runs only {', '.join(running)}; take it down first, to start "
+                f"{', '.join(self.parts)}"
+            )
 
     def _programs(self) -> dict[str, Path]:
         if os.geteuid() != 0:
@@ -241,7 +255,9 @@ class Cluster:
             host_network = os.open("/proc/self/ns/net", os.O_RDONLY)
         owner = None if owner_pid is None else os.pidfd_open(owner_pid)
         descriptors = tuple(descriptor for descriptor in (host_network, owner) if descriptor is not None)
-        content = plan.compose(places, parts=self.parts, programs=programs, host_network_fd=host_network, owner_fd=owner)
+        content = plan.compose(
+            places, parts=self.parts, programs=programs, host_network_fd=host_network, owner_fd=owner
+        )
         (places.run / "plan.json").write_text(json.dumps(asdict(content), indent=1))
         try:
             self._process = self._spawn(descriptors)
@@ -250,8 +266,24 @@ class Cluster:
                 os.close(descriptor)
 
     def _spawn(self, descriptors: tuple[int, ...]) -> subprocess.Popen[bytes]:
-        namespaces = ["--net", "--mount", "--pid", "--fork", "--mount-proc", "--propagation", "private", "--kill-child=KILL"]
-        init = [sys.executable, "-I", "-S", "-u", str(Path(__file__).with_name("init.py")), str(self.places.run / "plan.json")]
+        namespaces = [
+            "--net",
+            "--mount",
+            "--pid",
+            "--fork",
+            "--mount-proc",
+            "--propagation",
+            "private",
+            "--kill-child=KILL",
+        ]
+        init = [
+            sys.executable,
+            "-I",
+            "-S",
+            "-u",
+            str(Path(__file__).with_name("init.py")),
+            str(self.places.run / "plan.json"),
+        ]
         with (self.places.logs / "init.log").open("ab") as log:
             return subprocess.Popen(
                 ["unshare", *namespaces, "--", *init],
@@ -286,7 +318,9 @@ class Cluster:
         log = self.places.logs / "init.log"
         while not self.init.is_alive():
             if self._process is not None and self._process.poll() is not None:
-                raise ComponentError("the first process of the namespaces", f"exited with {self._process.returncode}", log)
+                raise ComponentError(
+                    "the first process of the namespaces", f"exited with {self._process.returncode}", log
+                )
             if time.monotonic() > ends:
                 raise ComponentError("the first process of the namespaces", "does not answer", log)
             time.sleep(POLL_SECONDS)
@@ -312,7 +346,9 @@ class Cluster:
         started = time.monotonic()
         while not condition():
             if time.monotonic() > ends:
-                raise ComponentError(what, f"is not there after {READY_SECONDS:.0f} s", self.places.logs / f"{component}.log")
+                raise ComponentError(
+                    what, f"is not there after {READY_SECONDS:.0f} s", self.places.logs / f"{component}.log"
+                )
             time.sleep(POLL_SECONDS)
         if time.monotonic() - started > 1:
             say(f"  {what:<28} {time.monotonic() - started:6.1f} s")
@@ -325,7 +361,9 @@ class Cluster:
             signal.pidfd_send_signal(descriptor, signal.SIGKILL)
             # Readable when it has ended, which is after everything else in its process namespace has.
             if not select.select([descriptor], [], [], 30)[0]:
-                raise ClusterError(f"processes of cluster {self.places.name} survive SIGKILL:\n{tail(self.places.logs / 'init.log')}")
+                raise ClusterError(
+                    f"processes of cluster {self.places.name} survive SIGKILL:\n{tail(self.places.logs / 'init.log')}"
+                )
         finally:
             os.close(descriptor)
         if self._process is not None:

@@ -1,4 +1,4 @@
-"""The node's image store: the pause image, archives, and builds by BuildKit over the same store (nothing is exported or imported).
+"""The node's image store: the pause image, archives, and builds by BuildKit over the same store.
 
 buildkitd runs inside the cluster's namespaces and only while something is built.
 """
@@ -50,7 +50,7 @@ class ImageStore:
         self._ctr("images", "import", "--local", str(archive))
 
     def build(self, dockerfile: Path, context: Path, tag: str, build_args: dict[str, str] | None = None) -> None:
-        """Build an image for pods to use, with BuildKit's cache. Raises ClusterError with the end of the build's log."""
+        """Build an image for pods to use, with BuildKit's cache. Raises ClusterError with the end of its log."""
         log = self.places.logs / f"build-{tag.rpartition('/')[2].replace(':', '-')}.log"
         options = [f"build-arg:{name}={value}" for name, value in sorted((build_args or {}).items())]
         # Images are local ones; nothing is pushed, so compressing would only cost time.

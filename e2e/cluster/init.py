@@ -1,9 +1,9 @@
 """First process of a cluster's namespaces: mounts, network, supervision, forwarding. Standard library only.
 
-It decides when a component starts (when those before it are ready) and starts again what exits. It does not know what the components
-are: the driver hands it a plan (JSON, see plan.py) and talks to it over one unix socket, one JSON line each way. Listening sockets
-that belong to the host's network arrive over that socket, so that 127.0.0.1 out there leads to an address in here without any veth
-or route.
+It decides when a component starts (when those before it are ready) and starts again what exits. It does not know what
+the components are: the driver hands it a plan (JSON, see plan.py) and talks to it over one unix socket, one JSON line
+each way. Listening sockets that belong to the host's network arrive over that socket, so that 127.0.0.1 out there
+leads to an address in here without any veth or route.
 """
 
 import asyncio
@@ -30,7 +30,7 @@ def log(message: str) -> None:
 
 
 class Component:
-    """One supervised process: waiting → starting → ready, back to starting after an exit, failed if it exits before it was ever ready."""
+    """One supervised process: waiting → starting → ready; after an exit starting again, or failed if never ready."""
 
     def __init__(self, spec: dict[str, Any]) -> None:
         self.name: str = spec["name"]
@@ -91,7 +91,7 @@ class Component:
 
     async def probe(self, started: float) -> None:
         check = self.spec["check"]
-        while not await asyncio.to_thread(answers, check):
+        while not await asyncio.to_thread(answers, check):  # noqa: ASYNC110 - other processes set no Event
             await asyncio.sleep(PROBE_SECONDS)
         self.state = "ready"
         self.ready_seconds = time.monotonic() - started
@@ -130,7 +130,7 @@ def answers(check: dict[str, str]) -> bool:
 
 
 async def forward(listener: socket.socket, address: str, port: int) -> asyncio.Server:
-    """Serve a socket of the host's network by connections to an address in here; a connection that fails is just closed."""
+    """Serve a socket of the host's network by connections to an address in here; one that fails is just closed."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -191,13 +191,13 @@ class Control:
         loop = asyncio.get_running_loop()
         held: asyncio.Server | None = None
         try:
+            reply: dict[str, Any] = {}
             if request["do"] == "status":
                 reply = {"components": [component.status() for component in self.components.values()]}
             elif request["do"] == "forward":
                 server = await forward(socket.socket(fileno=descriptors[0]), request["address"], request["port"])
                 self.forwards.add(server)
                 held = server if request["is_held"] else None
-                reply = {}
             else:
                 reply = await self.change(request)
         except (KeyError, OSError, ValueError) as error:
@@ -229,7 +229,7 @@ class Control:
 def prepare(plan: dict[str, Any]) -> None:
     """Mounts and network, before anything runs. Raises CalledProcessError with the command that failed."""
     if plan["host_network_fd"] is not None:
-        # Reaches nobody but root in these namespaces: BuildKit's RUN steps need the machine's network, pods never see it.
+        # BuildKit's RUN steps need the machine's network. Only root in these namespaces gets at it; pods never do.
         target = Path(plan["host_network_file"])
         target.touch()
         libc = ctypes.CDLL(None, use_errno=True)
@@ -267,7 +267,9 @@ async def run(plan: dict[str, Any]) -> None:
         loop.add_reader(plan["owner_fd"], os._exit, 0)
     control = Control(components)
     control.listen(plan["control_socket"])
-    await asyncio.gather(*(part.supervise([components[name] for name in part.spec["after"]]) for part in components.values()))
+    await asyncio.gather(
+        *(part.supervise([components[name] for name in part.spec["after"]]) for part in components.values())
+    )
     await asyncio.Event().wait()
 
 

@@ -5,8 +5,8 @@ import fcntl
 import json
 import time
 from collections.abc import Iterator
-from typing import Any
 from pathlib import Path
+from typing import Any
 
 from cluster.errors import ClusterError
 from cluster.places import Places, cache
@@ -41,7 +41,7 @@ def make_cgroups(places: Places) -> None:
 
 
 def remove_cgroups(places: Places, deadline_seconds: float = 10) -> None:
-    """Remove the tree bottom-up; the kernel lets go of a dead process' cgroup a moment later. Raises ClusterError if it doesn't."""
+    """Remove the tree bottom-up; the kernel lets go of a dead process' cgroup late. Raises ClusterError if never."""
     ends = time.monotonic() + deadline_seconds
     while left := [tree for tree in cgroup_trees(places) if not _removed(tree)]:
         if time.monotonic() > ends:
@@ -51,7 +51,9 @@ def remove_cgroups(places: Places, deadline_seconds: float = 10) -> None:
 
 def cgroup_trees(places: Places) -> list[Path]:
     """The roots of this cluster's cgroups that exist."""
-    return [tree for hierarchy in (CGROUPS, *_hierarchies()) if (tree := hierarchy / places.cgroup).is_dir()]
+    # runc makes a folder in the unified hierarchy too, beside those of version 1.
+    hierarchies = (CGROUPS, CGROUPS / "unified", *_hierarchies())
+    return [tree for hierarchy in hierarchies if (tree := hierarchy / places.cgroup).is_dir()]
 
 
 def _hierarchies() -> list[Path]:

@@ -27,7 +27,9 @@ class Places:
 
     def __post_init__(self) -> None:
         if not NAME.fullmatch(self.name):
-            raise ClusterError(f"cluster name {self.name!r} must match {NAME.pattern} (it becomes host and cgroup names)")
+            raise ClusterError(
+                f"cluster name {self.name!r} must match {NAME.pattern} (it becomes host and cgroup names)"
+            )
 
     @property
     def run(self) -> Path:

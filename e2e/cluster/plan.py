@@ -1,6 +1,7 @@
-"""What runs in the namespaces: each component's command line, what must be ready before it, and how one sees that it is.
+"""What runs in the namespaces: each component's command line, what it waits for, and how one sees it is ready.
 
-Values only; init.py carries them out. The flags were measured in a laboratory before; the traps among them are commented.
+Values only; init.py carries them out. The flags were measured in a laboratory before; the traps among them are
+commented.
 """
 
 from dataclasses import asdict, dataclass
@@ -85,12 +86,15 @@ def compose(
 
 
 def _mounts(places: Places) -> tuple[tuple[str, ...], ...]:
-    # Every stray write of kubelet, containerd and CNI (/var/lib/kubelet, /etc/cni, /run/netns, …) lands in the run folder.
+    # Stray writes of kubelet, containerd and CNI (/var/lib/kubelet, /etc/cni, /run/netns, …) land in the run folder.
     overlays = []
     for folder in ("etc", "var"):
         upper, work = places.run / "overlay" / folder / "upper", places.run / "overlay" / folder / "work"
         options = f"lowerdir=/{folder},upperdir={upper},workdir={work}"
-        overlays += [("mkdir", "-p", str(upper), str(work)), ("mount", "-t", "overlay", "overlay", "-o", options, f"/{folder}")]
+        overlays += [
+            ("mkdir", "-p", str(upper), str(work)),
+            ("mount", "-t", "overlay", "overlay", "-o", options, f"/{folder}"),
+        ]
     return (
         ("mount", "--make-rprivate", "/"),
         ("mount", "--make-rshared", "/"),  # kubelet wants / shared; its peers are all in here
@@ -192,7 +196,9 @@ class _Components:
 
     def scheduler(self) -> ComponentSpec:
         argv = (*self._identity("scheduler"), "--bind-address=127.0.0.1", "--leader-elect=false")
-        return self._component("kube-scheduler", argv, self._https("https://127.0.0.1:10259/healthz"), after=("kube-apiserver",))
+        return self._component(
+            "kube-scheduler", argv, self._https("https://127.0.0.1:10259/healthz"), after=("kube-apiserver",)
+        )
 
     def containerd(self) -> ComponentSpec:
         argv = (f"--config={self.places.run}/containerd.toml",)
@@ -227,7 +233,12 @@ class _Components:
 
     def _https(self, url: str) -> dict[str, str]:
         keys = self.keys
-        return {"url": url, "authority": f"{keys}/ca.crt", "certificate": f"{keys}/admin.crt", "key": f"{keys}/admin.key"}
+        return {
+            "url": url,
+            "authority": f"{keys}/ca.crt",
+            "certificate": f"{keys}/admin.crt",
+            "key": f"{keys}/admin.key",
+        }
 
     def _component(
         self,

@@ -1,6 +1,7 @@
-"""Session fixtures: `api_server` (a control plane of one's own, for tests/) and `cluster` (the whole node, for e2e/).
+"""Session fixtures: `api_server` (a control plane of one's own) and `cluster` (the whole node).
 
-A control plane ends with the test process, however that ends. The node is shared with `make cluster`: found running, it is left running.
+A control plane ends with the test process, however that ends. The node is shared with `make cluster`: found running,
+it is left running.
 """
 
 import os

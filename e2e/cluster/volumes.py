@@ -1,4 +1,4 @@
-"""Volumes of one node: a `local` PersistentVolume per claim, bound from the start. hostPath ones would ignore fsGroup."""
+"""Volumes of one node: a `local` PersistentVolume per claim, bound at once. hostPath ones would ignore fsGroup."""
 
 from pathlib import Path
 

