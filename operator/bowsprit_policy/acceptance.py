@@ -15,6 +15,10 @@ from bowsprit_policy.counters import DrafterDelta
 from bowsprit_policy.wire import DrafterType
 
 HALF_LIFE_DRAFTS = 500.0
+# Positions beyond the usual draft are drafted by probes only. They fade by their own evidence, and by this share of all
+# drafts: with 1 they would never gather more than a handful of drafts and K could never be raised, with 0 a figure that
+# nobody drafts any more would never be doubted.
+FADE_BEYOND_DRAFTS = 0.125
 # How many drafts' worth of belief a prior has. It is what a position that was never drafted rests on.
 PRIOR_DRAFTS = 10.0
 
@@ -72,7 +76,6 @@ def update(
     if state is None or state.revision != delta.revision:
         state = AcceptanceState(name=delta.name, type=delta.type, revision=delta.revision)
     # Within one delta all drafts weigh the same: they happened at once as far as anyone knows.
-    keep = math.exp2(-delta.proposed / half_life)
     asked_keep = math.exp2(-delta.opportunities / half_life)
     return AcceptanceState(
         name=state.name,
@@ -81,8 +84,8 @@ def update(
         drafts=state.drafts + delta.proposed,
         opportunities=state.opportunities * asked_keep + delta.opportunities,
         proposed=state.proposed * asked_keep + min(delta.proposed, delta.opportunities),
-        reached=_decayed_sum(state.reached, delta.reached, keep),
-        matched=_decayed_sum(state.matched, delta.matched, keep),
+        reached=_faded_sum(state.reached, delta.reached, delta, half_life),
+        matched=_faded_sum(state.matched, delta.matched, delta, half_life),
     )
 
 
@@ -135,8 +138,14 @@ def accepted_per_draft(positions: Sequence[float], k: int) -> float:
     return accepted
 
 
-def _decayed_sum(old: Sequence[float], new: Sequence[int], keep: float) -> tuple[float, ...]:
-    return tuple(a * keep + b for a, b in zip_longest(old, new, fillvalue=0))
+def _faded_sum(old: Sequence[float], new: Sequence[int], delta: DrafterDelta, half_life: float) -> tuple[float, ...]:
+    usual_length = delta.drafted_tokens / delta.proposed if delta.proposed else 0.0
+    sums = []
+    for position, (weighted, count, reached) in enumerate(zip_longest(old, new, delta.reached, fillvalue=0)):
+        is_usual = position + 0.5 < usual_length
+        drafts = delta.proposed if is_usual else max(reached, FADE_BEYOND_DRAFTS * delta.proposed)
+        sums.append(weighted * math.exp2(-drafts / half_life) + count)
+    return tuple(sums)
 
 
 def _lean(hits: float, trials: float, prior: float) -> float:

@@ -17,6 +17,7 @@ def did(
     reached: tuple[int, ...],
     matched: tuple[int, ...],
     opportunities: int = 0,
+    drafted_tokens: int = 0,
     revision: str | None = None,
 ) -> DrafterDelta:
     return DrafterDelta(
@@ -25,6 +26,7 @@ def did(
         revision=revision,
         opportunities=opportunities or proposed,
         proposed=proposed,
+        drafted_tokens=drafted_tokens or proposed,
         reached=reached,
         matched=matched,
     )
@@ -58,9 +60,18 @@ def test_a_position_that_is_no_longer_drafted_fades_to_its_neighbours_geometric_
     """K fell to 1 and later probes skip position 1: its old 0.1 gives way to sqrt(0.9 x 0.4)."""
     state = update(None, did(proposed=5000, reached=(5000, 5000, 5000), matched=(4500, 500, 2000)))
     assert values(state, positions=3) == [0.9, 0.1, 0.4]
-    for _ in range(20):
+    for _ in range(200):
         state = update(state, did(proposed=500, reached=(500, 0, 500), matched=(450, 0, 200)))
     assert values(state, positions=3) == [0.9, 0.6, 0.4]
+
+
+def test_evidence_of_probes_lasts_longer_than_that_of_usual_drafts() -> None:
+    """K=1, and one draft in a hundred is a probe of two: position 1 gathers far more than the last few probes."""
+    state = None
+    for _ in range(100):
+        state = update(state, did(proposed=100, drafted_tokens=101, reached=(100, 1), matched=(60, 1)))
+    assert state is not None
+    assert (state.reached[0] < 800, state.reached[1] > 40) == (True, True)
 
 
 def test_positions_beyond_any_draft_take_the_nearest_figure_with_a_wide_error() -> None:
