@@ -10,6 +10,7 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
+
 from bowsprit_engine.core.runner import BLOCK_SIZE, ModelConfig, ModelOutput, StepBatch
 from bowsprit_engine.speculation.drafters.base import Draft, DraftContext
 from bowsprit_policy.wire import DrafterState, DrafterType

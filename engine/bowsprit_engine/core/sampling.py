@@ -139,14 +139,9 @@ def _draw_arguments(groups: Sequence[DrawRows]) -> tuple[Tensor, Tensor, Tensor,
         torch.tensor([p.top_k for p in params], dtype=torch.int32),
         torch.tensor([p.top_p for p in params], dtype=torch.float32),
         torch.tensor([p.min_p for p in params], dtype=torch.float32),
-        torch.tensor([_as_int64(p.seed) for p in params], dtype=torch.int64),
+        torch.tensor([reference.as_int64(p.seed) for p in params], dtype=torch.int64),
         torch.tensor(positions, dtype=torch.int64),
     )
-
-
-def _as_int64(seed: int) -> int:
-    low = seed & 0xFFFFFFFFFFFFFFFF
-    return low - (1 << 64) if low >= 1 << 63 else low
 
 
 def target_logprobs(

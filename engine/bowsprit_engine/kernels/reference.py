@@ -24,19 +24,17 @@ MASK_32 = 0xFFFFFFFF
 
 def philox(
     *,
-    seed: int,  # 64 bits; key = (low 32, high 32)
-    counter_0: Tensor,  # [n] int64, each in [0, 2^32)
-    counter_1: int,
-) -> Tensor:  # [n] int64, the first output word, in [0, 2^32)
+    seeds: Tensor,  # int64, the seed's 64 bits; key = (low 32, high 32)
+    counter_0: Tensor,  # int64, each in [0, 2^32)
+    counter_1: Tensor,  # int64, each in [0, 2^32)
+) -> Tensor:  # int64 of their broadcast shape, the first output word, in [0, 2^32)
     """Philox4x32-10 of the counters (counter_0, counter_1, 0, 0) (Salmon et al., "Parallel random numbers", SC 2011).
 
     A 32 x 32 bit product overflows int64's sign bit; it wraps, and the masks below read the right bits from it.
     """
-    key_a, key_b = seed & MASK_32, (seed >> 32) & MASK_32
-    c0 = counter_0
-    c1 = torch.full_like(c0, counter_1 & MASK_32)
-    c2 = torch.zeros_like(c0)
-    c3 = torch.zeros_like(c0)
+    key_a, key_b = seeds & MASK_32, (seeds >> 32) & MASK_32
+    c0, c1 = counter_0, counter_1
+    c2 = c3 = torch.zeros_like(seeds)
     for _ in range(PHILOX_ROUNDS):
         product_a = c0 * PHILOX_ROUND_A
         product_b = c2 * PHILOX_ROUND_B
@@ -50,8 +48,8 @@ def philox(
 
 
 def uniform(
-    words: Tensor,  # [n] int64 in [0, 2^32)
-) -> Tensor:  # [n] float32, strictly inside (0, 1)
+    words: Tensor,  # int64 in [0, 2^32)
+) -> Tensor:  # float32, strictly inside (0, 1)
     """((word >> 9) + 0.5) * 2^-23.
 
     23 bits, not 24: with 24 the half no longer fits float32, (2^24 - 1) + 0.5 rounds up, u becomes 1, its Gumbel noise
@@ -61,15 +59,30 @@ def uniform(
 
 
 def gumbel(
+    words: Tensor,  # int64 in [0, 2^32)
+) -> Tensor:  # float32, finite
+    """-log(-log(u))."""
+    return -torch.log(-torch.log(uniform(words)))
+
+
+def noise(
     *,
     seed: int,
     position: int,
     vocab_size: int,
     device: torch.device | None = None,
 ) -> Tensor:  # [vocab] float32
-    """Noise of every token at one position of one request: -log(-log(u)), keyed by (seed, token id, position)."""
+    """Gumbel noise of every token at one position of one request, keyed by (seed, token id, position)."""
     token_ids = torch.arange(vocab_size, dtype=torch.int64, device=device)
-    return -torch.log(-torch.log(uniform(philox(seed=seed, counter_0=token_ids, counter_1=position))))
+    seeds = torch.tensor(as_int64(seed), dtype=torch.int64, device=device)
+    positions = torch.tensor(position & MASK_32, dtype=torch.int64, device=device)
+    return gumbel(philox(seeds=seeds, counter_0=token_ids, counter_1=positions))
+
+
+def as_int64(seed: int) -> int:
+    """The low 64 bits of any integer, as a signed one: what a tensor of seeds holds."""
+    low = seed & 0xFFFFFFFFFFFFFFFF
+    return low - (1 << 64) if low >= 1 << 63 else low
 
 
 def filtered(
@@ -120,8 +133,8 @@ def draw_row(
     if temperature == 0.0:
         return int(torch.argmax(logits))
     kept = filtered(logits / temperature, top_k=top_k, top_p=top_p, min_p=min_p)
-    noise = gumbel(seed=seed, position=position, vocab_size=logits.numel(), device=logits.device)
-    return int(torch.argmax(kept + noise))
+    gumbels = noise(seed=seed, position=position, vocab_size=logits.numel(), device=logits.device)
+    return int(torch.argmax(kept + gumbels))
 
 
 def draw(

@@ -1,0 +1,147 @@
+"""Verification in one launch (Triton): draw with the keyed noise, compare with the drafts, count, and the bonus.
+
+Formula, per row r of a sequence that begins at row s:  token_r = argmax_v(logits[r, v] / temperature + gumbel(seed, v,
+position + r - s)), without noise and scaling at temperature 0;  accepted = number of leading rows with token_r =
+draft_r. The definition is `reference.verify`; filters are applied before, by `reference.filtered`.
+
+One program per row, so that K + 1 rows of one sequence use K + 1 multiprocessors; the last program of a sequence to
+arrive counts. Knows nothing of requests.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from bowsprit_engine.kernels import launch, reference
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _verify_kernel(  # type: ignore[no-untyped-def]
+    logits_ptr,  # [rows, vocab] float32, rows `row_stride` apart
+    row_stride,
+    row_sequences_ptr,  # [rows] int32
+    row_starts_ptr,  # [sequences + 1] int32
+    drafts_ptr,  # [rows] int64
+    temperature_ptr,  # [sequences] float32
+    seeds_ptr,  # [sequences] int64
+    positions_ptr,  # [sequences] int32
+    arrivals_ptr,  # [sequences] int32, zeros
+    drawn_ptr,  # [rows] int64, out
+    accepted_ptr,  # [sequences] int32, out
+    vocab_size,
+    BLOCK: tl.constexpr,  # noqa: N803
+):
+    row = tl.program_id(0)
+    sequence = tl.load(row_sequences_ptr + row)
+    start = tl.load(row_starts_ptr + sequence)
+    end = tl.load(row_starts_ptr + sequence + 1)
+    temperature = tl.load(temperature_ptr + sequence)
+    seed = tl.load(seeds_ptr + sequence)
+    position = tl.load(positions_ptr + sequence) + row - start
+    row_ptr = logits_ptr + tl.cast(row, tl.int64) * row_stride
+
+    best_score = -float("inf")
+    best_token = 0
+    for begin in range(0, vocab_size, BLOCK):
+        tokens = begin + tl.arange(0, BLOCK)
+        scores = tl.load(row_ptr + tokens, mask=tokens < vocab_size, other=-float("inf"))
+        if temperature > 0.0:
+            zeros = tokens * 0
+            words, _, _, _ = tl.philox(seed, tokens, zeros + position, zeros, zeros)
+            uniforms = ((words >> 9).to(tl.float32) + 0.5) * 1.1920928955078125e-07  # 2^-23
+            scores = scores / temperature - tl.log(-tl.log(uniforms))
+        score, index = tl.max(scores, axis=0, return_indices=True, return_indices_tie_break_left=True)
+        if score > best_score:
+            best_score = score
+            best_token = begin + index
+    tl.store(drawn_ptr + row, tl.cast(best_token, tl.int64))
+
+    arrived = tl.atomic_add(arrivals_ptr + sequence, 1, sem="acq_rel")
+    if arrived == end - start - 1:
+        accepted = 0
+        is_matching = 1
+        for other in range(start, end - 1):
+            token = tl.load(drawn_ptr + other, volatile=True)
+            draft = tl.load(drafts_ptr + other)
+            is_matching = is_matching & (token == draft).to(tl.int32)
+            accepted += is_matching
+        tl.store(accepted_ptr + sequence, accepted)
+
+
+def verify(
+    logits: Tensor,  # [rows, vocab] float32; a sequence's rows are adjacent: its last token, then its drafts
+    *,
+    row_starts: Tensor,  # [sequences + 1] int32, first row of each sequence, then the number of rows
+    drafts: Tensor,  # [rows] int64, the draft that follows each row; unused in a sequence's last row
+    temperature: Tensor,  # [sequences] float32
+    seeds: Tensor,  # [sequences] int64
+    positions: Tensor,  # [sequences] int32, of the token drawn from the sequence's first row
+) -> tuple[Tensor, Tensor]:  # [rows] int64 drawn tokens, [sequences] int32 accepted drafts
+    """`reference.verify` on the device of `logits`, in one launch; logits are copied if their rows are strided."""
+    if logits.dtype != torch.float32 or logits.ndim != 2:
+        raise ValueError(f"logits are {logits.dtype} {tuple(logits.shape)}, [rows, vocab] float32 is needed")
+    if logits.stride(1) != 1:
+        logits = logits.contiguous()
+    num_rows, vocab_size = logits.shape
+    num_sequences = temperature.numel()
+    device = logits.device
+    counts = (row_starts[1:] - row_starts[:-1]).to(torch.int64)
+    row_sequences = torch.repeat_interleave(
+        torch.arange(num_sequences, dtype=torch.int32, device=device), counts, output_size=num_rows
+    )
+    arrivals = torch.zeros(num_sequences, dtype=torch.int32, device=device)
+    drawn = torch.empty(num_rows, dtype=torch.int64, device=device)
+    accepted = torch.empty(num_sequences, dtype=torch.int32, device=device)
+    _verify_kernel[(num_rows,)](
+        logits,
+        logits.stride(0),
+        row_sequences,
+        row_starts,
+        drafts,
+        temperature,
+        seeds,
+        positions,
+        arrivals,
+        drawn,
+        accepted,
+        vocab_size,
+        BLOCK=launch.VERIFY.block,
+        num_warps=launch.VERIFY.num_warps,
+    )
+    return drawn, accepted
+
+
+def draw(
+    logits: Tensor,  # [rows, vocab] float32
+    temperature: Tensor,  # [rows] float32
+    top_k: Tensor,  # [rows] int32
+    top_p: Tensor,  # [rows] float32
+    min_p: Tensor,  # [rows] float32
+    seeds: Tensor,  # [rows] int64
+    positions: Tensor,  # [rows] int64
+) -> Tensor:  # [rows] int64
+    """`reference.draw` by the same kernel, every row a sequence of its own. Parameters may live on the host."""
+    needs_filter = (temperature > 0) & ((top_k > 0) | (top_p < 1) | (min_p > 0))
+    if bool(needs_filter.any()):
+        logits = logits.clone()
+        for row in needs_filter.nonzero().flatten().tolist():
+            kept = reference.filtered(
+                logits[row] / float(temperature[row]),
+                top_k=int(top_k[row]),
+                top_p=float(top_p[row]),
+                min_p=float(min_p[row]),
+            )
+            logits[row].masked_fill_(torch.isneginf(kept), -torch.inf)
+    num_rows, device = logits.shape[0], logits.device
+    drawn, _ = verify(
+        logits,
+        row_starts=torch.arange(num_rows + 1, dtype=torch.int32, device=device),
+        drafts=torch.zeros(num_rows, dtype=torch.int64, device=device),
+        temperature=temperature.to(device),
+        seeds=seeds.to(device),
+        positions=positions.to(device, torch.int32),
+    )
+    return drawn
