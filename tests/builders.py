@@ -5,13 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from bowsprit_policy.wire import (
+    Artifact,
     CaptureStats,
+    Comparison,
+    DataWindow,
     DrafterState,
     DrafterStats,
     DrafterType,
     EngineStats,
+    Evaluation,
+    Interval,
     Profile,
     StepCell,
+    TrainingResult,
 )
 
 MODEL_DIGEST = "a" * 64
@@ -108,3 +114,40 @@ def engine_stats(
 def profile(cells: Sequence[StepCell], *, model_digest: str = MODEL_DIGEST) -> Profile:
     """A start-up profile."""
     return Profile(accelerator="test", model_digest=model_digest, dtype="bfloat16", cells=tuple(cells))
+
+
+def comparison(
+    *, incumbent: float = 2.0, candidate: float = 2.4, half_width: float = 0.02, requests: int = 240
+) -> Comparison:
+    """Acceptance lengths with intervals of `half_width` on each side; the gain's is as wide, relatively."""
+    gain = candidate / incumbent - 1.0
+    return Comparison(
+        incumbent=Interval(mean=incumbent, low=incumbent - half_width, high=incumbent + half_width, requests=requests),
+        candidate=Interval(mean=candidate, low=candidate - half_width, high=candidate + half_width, requests=requests),
+        gain=Interval(mean=gain, low=gain - half_width, high=gain + half_width, requests=requests),
+    )
+
+
+def training_result(
+    *,
+    revision: str = "smollm2-head-1",
+    incumbent: float = 2.0,
+    candidate: float = 2.4,
+    requests: int = 240,
+    parent: str | None = None,
+    model_digest: str = MODEL_DIGEST,
+) -> TrainingResult:
+    """What a training pod writes when it has evaluated its candidate."""
+    return TrainingResult(
+        succeeded=True,
+        reason="Evaluated",
+        message="evaluated",
+        model_digest=model_digest,
+        drafter="head",
+        revision=revision,
+        parent=parent,
+        artifact=Artifact(uri=f"file:///claims/learning/speculators/{revision}", sha256="b" * 64, bytes=1000),
+        data=DataWindow(shards=3, requests_train=400, requests_holdout=requests, tokens=20_000),
+        evaluation=Evaluation(recent=comparison(incumbent=incumbent, candidate=candidate, requests=requests)),
+        seconds=60.0,
+    )

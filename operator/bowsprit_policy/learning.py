@@ -25,15 +25,15 @@ DEMAND_HALF_LIFE_SECONDS = 1800.0
 class LearningState:
     """All that the loop remembers between ticks. Serialisable with `pydantic.TypeAdapter(LearningState)`.
 
-    `tokens`, `requests`: captured since `last_start`. `demand_*`: weighted tokens and seconds of observation;
-    `decode_*`: weighted decoded tokens and the accelerator time of their steps.
+    `tokens`, `requests`: captured since the newest of `known_runs` began. `demand_*`: weighted tokens and seconds of
+    observation; `decode_*`: weighted decoded tokens and the accelerator time of their steps.
     """
 
     fleet: FleetState = field(default_factory=FleetState)
     drift: DriftState | None = None
     tokens: int = 0
     requests: int = 0
-    last_start: float | None = None
+    known_runs: tuple[str, ...] | None = None
     last_tick: float | None = None
     demand_tokens: float = 0.0
     demand_seconds: float = 0.0
@@ -91,7 +91,6 @@ def step(
     outcome = worth.decide(inputs)
     decisions: tuple[Decision, ...] = ()
     if outcome.start is not None:
-        state = replace(state, tokens=0, requests=0, last_start=now)
         decisions = (
             Decision(
                 at=now,
@@ -109,13 +108,14 @@ def step(
 
 
 def _since_last_run(state: LearningState, runs: tuple[PastRun, ...]) -> LearningState:
-    """A run that someone else started (by hand, or the leader before) has read what was captured until then."""
-    if state.last_tick is None:
-        return state
-    newest = max((run.started_at for run in runs), default=None)
-    if newest is None or newest <= state.last_tick or (state.last_start is not None and newest <= state.last_start):
-        return state
-    return replace(state, tokens=0, requests=0, last_start=newest)
+    """A run that wasn't there at the last tick reads what was captured until now, whoever started it.
+
+    Not a start but the run itself is what counts: one that could not be created is decided on again.
+    """
+    names = tuple(sorted(run.name for run in runs))
+    if state.known_runs is None or set(names) <= set(state.known_runs):
+        return replace(state, known_runs=names)
+    return replace(state, known_runs=names, tokens=0, requests=0)
 
 
 def _taken_in(

@@ -167,12 +167,15 @@ def _weighed(inputs: StartInputs, cause: Cause) -> StartDecision:
 
 
 def _expected_gain(inputs: StartInputs) -> tuple[float, str]:
-    """What runs of this model gave (none for a rejected one), and at least what drift has lost."""
+    """What runs of this model gave (a rejected one: nothing), the prior being one run; at least what drift has lost.
+
+    So one rejection halves the hope, and only many of them, or little traffic, end it.
+    """
     gains = [run.gain if run.outcome is RunOutcome.PROMOTED else 0.0 for run in _newest(inputs) if run.gain is not None]
-    told, words = (sum(gains) / len(gains), f"mean of {len(gains)} runs") if gains else (PRIOR_FIRST_GAIN, "assumed")
+    told = (PRIOR_FIRST_GAIN + sum(gains)) / (1 + len(gains))
+    words = f"from {len(gains)} runs" if gains else "assumed"
     if inputs.serving_revision is not None and inputs.drift is not None:
-        best = max(inputs.drift.long, inputs.drift.reference)
-        lost = best / inputs.drift.short - 1.0
+        lost = max(inputs.drift.long, inputs.drift.reference) / inputs.drift.short - 1.0
         if lost > told or not gains:
             return lost, "what drift has lost"
     return told, words
