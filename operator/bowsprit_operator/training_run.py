@@ -77,10 +77,8 @@ class TrainingRuns:
             await self._fail(run, reason=refusal.reason, message=refusal.message)
             return ()
         if training.status.revision is None:
-            number = runs.next_number(
-                model_name=model.name, drafter=training.spec.drafter, trainings=trainings, revisions=revisions
-            )
-            await self._begin(run, revision=names.revision(model.name, training.spec.drafter, number))
+            revision = runs.revision_name(training, trainings=trainings, revisions=revisions)
+            await self._begin(run, revision=revision)
             return ()
         stored = await self._cluster.read(Job, model.namespace, training.status.revision)
         if stored is None:

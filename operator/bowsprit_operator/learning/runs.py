@@ -94,6 +94,20 @@ def next_number(
     return 1 + max((number for number in numbers if number is not None), default=0)
 
 
+def revision_name(
+    training: SpeculatorTraining, *, trainings: Iterable[SpeculatorTraining], revisions: Iterable[SpeculatorRevision]
+) -> str:
+    """What this run makes: named like the run where that name is free and of the right form, else the next number."""
+    model_name, drafter = training.spec.model_name, training.spec.drafter
+    others = [other for other in trainings if other.name != training.name]
+    stored = list(revisions)
+    taken = {revision.name for revision in stored} | {other.status.revision for other in others}
+    if training.name not in taken and names.revision_number(training.name, model_name=model_name, drafter=drafter):
+        return training.name
+    number = next_number(model_name=model_name, drafter=drafter, trainings=others, revisions=stored)
+    return names.revision(model_name, drafter, number)
+
+
 def manifest(model: SpeculativeModel, *, name: str, drafter: str, start: TrainingStart, message: str) -> dict[str, Any]:
     """The SpeculatorTraining that the controller creates by itself."""
     return {

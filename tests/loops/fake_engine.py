@@ -1,0 +1,130 @@
+"""An engine's control port over real HTTP on loopback, with a simulated service behind it.
+
+It keeps the rules of the contract: an older table gets 409, the same one 200; counters begin again with a new boot;
+a wrong token gets 401. A test tells it how to misbehave.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+from aiohttp import web
+
+from bowsprit_policy import wire
+from bowsprit_policy.wire import DrafterState, DrafterType
+from policy.simulated_service import SimulatedDrafter, SimulatedService
+
+CONTROL_PORT = 8001
+_addresses = (f"127.1.{high}.{low}" for high, low in itertools.product(range(1, 250), range(1, 250)))
+
+
+def paying_service(*, matches: float = 0.9) -> SimulatedService:
+    """An n-gram drafter that proposes in half of the steps, and rows that cost next to nothing."""
+    return SimulatedService(
+        drafters=[
+            SimulatedDrafter(name="ngram", type=DrafterType.NGRAM, share=0.5, matches=(matches,) * 32),
+            SimulatedDrafter(
+                name="head", type=DrafterType.HEAD, share=1.0, matches=(0.5,) * 32, state=DrafterState.EMPTY
+            ),
+        ],
+        step_seconds=lambda batch, rows: 0.010 + 0.0001 * rows,
+    )
+
+
+@dataclass(slots=True, kw_only=True)
+class FakeEngine:
+    """`token`: the one it accepts, None for any. `is_silent`: it never answers. `refusal`: what a load gets as 400."""
+
+    service: SimulatedService = field(default_factory=paying_service)
+    ip: str = field(default_factory=lambda: next(_addresses))
+    token: str | None = None
+    is_silent: bool = False
+    refusal: str | None = None
+    revision: int = 0
+    table: tuple[wire.TableRow, ...] = ()
+    capture: wire.CaptureStats = field(default_factory=wire.CaptureStats)
+    progress: wire.TrainingProgress = field(
+        default_factory=lambda: wire.TrainingProgress(phase=wire.TrainingPhase.TRAINING, step=3, steps=10)
+    )
+    pushes: list[wire.PolicyTable] = field(default_factory=list)
+    loads: list[tuple[str, wire.DrafterLoad]] = field(default_factory=list)
+    profiles_served: int = 0
+
+    def run_traffic(self) -> None:
+        """One tick of traffic under the table that was pushed last."""
+        self.service.run(self.table)
+
+    def restart(self) -> None:
+        """A new process of the same pod: no table, no speculator, counters at 0."""
+        self.service.restart()
+        self.revision, self.table = 0, ()
+        for drafter in self.service.drafters:
+            if drafter.type is DrafterType.HEAD:
+                drafter.revision, drafter.state = None, DrafterState.EMPTY
+
+    def loaded(self, drafter: str) -> str | None:
+        return next(known.revision for known in self.service.drafters if known.name == drafter)
+
+    @asynccontextmanager
+    async def serving(self) -> AsyncIterator[FakeEngine]:
+        app = web.Application(middlewares=[self._guard])
+        app.router.add_get("/control/v1/stats", self._stats)
+        app.router.add_get("/control/v1/profile", self._profile)
+        app.router.add_get("/control/v1/progress", self._progress)
+        app.router.add_put("/control/v1/policy", self._put_policy)
+        app.router.add_put("/control/v1/drafters/{name}", self._put_drafter)
+        runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+        await runner.setup()
+        await web.TCPSite(runner, self.ip, CONTROL_PORT).start()
+        try:
+            yield self
+        finally:
+            await runner.cleanup()
+
+    @web.middleware
+    async def _guard(self, request: web.Request, handler: web.RequestHandler) -> web.StreamResponse:  # type: ignore[type-arg]
+        if self.is_silent:
+            await asyncio.Event().wait()
+        if self.token is not None and request.headers.get("Authorization") != f"Bearer {self.token}":
+            return web.json_response({"error": {"message": "wrong token"}}, status=401)
+        return await handler(request)  # type: ignore[operator, no-any-return]
+
+    async def _stats(self, request: web.Request) -> web.Response:
+        return _json(
+            self.service.stats().model_copy(update={"policy_revision": self.revision, "capture": self.capture})
+        )
+
+    async def _profile(self, request: web.Request) -> web.Response:
+        self.profiles_served += 1
+        return _json(self.service.profile)
+
+    async def _progress(self, request: web.Request) -> web.Response:
+        return _json(self.progress)
+
+    async def _put_policy(self, request: web.Request) -> web.Response:
+        offered = wire.PolicyTable.model_validate_json(await request.read())
+        if offered.revision < self.revision:
+            message = f"revision {offered.revision} is older than {self.revision}"
+            return web.json_response({"error": {"message": message}}, status=409)
+        self.pushes.append(offered)
+        self.revision, self.table = offered.revision, offered.table
+        return _json(wire.PolicyStatus(revision=self.revision, table=self.table))
+
+    async def _put_drafter(self, request: web.Request) -> web.Response:
+        name = request.match_info["name"]
+        load = wire.DrafterLoad.model_validate_json(await request.read())
+        self.loads.append((name, load))
+        if self.refusal is not None:
+            return web.json_response({"error": {"message": self.refusal}}, status=400)
+        drafter = next(known for known in self.service.drafters if known.name == name)
+        drafter.revision = load.revision
+        drafter.state = DrafterState.EMPTY if load.revision is None else DrafterState.ACTIVE
+        return _json(next(stats for stats in self.service.stats().drafters if stats.name == name))
+
+
+def _json(value: wire.WireModel) -> web.Response:
+    return web.Response(text=value.model_dump_json(by_alias=True), content_type="application/json")
