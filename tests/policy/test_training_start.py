@@ -48,6 +48,9 @@ def run(
     return PastRun(name=f"run-{ago:.0f}", started_at=NOW - ago, finished_at=finished, outcome=outcome, gain=gain)
 
 
+REJECTED = tuple(run(90_000.0 * i, outcome=RunOutcome.REJECTED, gain=0.01) for i in range(1, 6))
+
+
 @pytest.mark.parametrize(
     ("inputs", "starts", "reason"),
     [
