@@ -1,0 +1,214 @@
+"""The trained head as a drafter: a few small matrix products per drafted token, batched over sequences.
+
+Decides how a head's weights are laid out for serving, how a draft is drawn, and whether a loaded head works at all.
+Refuses to know training, and when drafting pays. The head keeps nothing per sequence: each proposal starts from the
+target's own state, so K = 0, preemption and prefix reuse can't leave it stale.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import cast
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from bowsprit_engine.core.runner import Runner
+from bowsprit_engine.errors import SpeculatorError
+from bowsprit_engine.kernels.reference import MASK_32, as_int64, gumbel, philox
+from bowsprit_engine.speculation.drafters.base import Draft, DraftContext
+from bowsprit_engine.training import artifact
+from bowsprit_engine.training.head import RecurrentHead, TargetRows, norm
+from bowsprit_policy.wire import DrafterState, DrafterType
+
+NOISY_CANDIDATES = (
+    64  # at temperature > 0 only the most likely draft tokens compete; the rest hold next to no probability
+)
+SELFTEST_SHARE = 0.5  # of the accuracy that the head had when it was made
+CHANCE_FACTOR = 10.0
+
+Linear = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServingHead:
+    """Weights in serving form: learned scales folded into the matrices, the tokens' part a table."""
+
+    revision: str
+    eps: float
+    draft_token_ids: Tensor  # [V] int64
+    draft_index: Tensor  # [target vocabulary] int64, -1 outside the draft vocabulary
+    token_table: Tensor  # [V, 2W]
+    token_up: Linear  # [n, D] -> [n, 2W]
+    state_up: Linear  # [n, D] -> [n, 2W]
+    down: Linear  # [n, W] -> [n, D]
+    lm_head: Linear  # [n, D] -> [n, V]
+
+
+def packed_linear(
+    weight: Tensor,  # [N, K] float32
+) -> Linear:
+    """x @ weight.T in torch's operators."""
+    return partial(functional.linear, weight=weight.contiguous())
+
+
+def serving_head(head: RecurrentHead, draft_token_ids: Tensor, runner: Runner, *, revision: str) -> ServingHead:
+    """Fold, pack and tabulate."""
+    with torch.no_grad():
+        draft_index = torch.full((runner.config.vocab_size,), -1, dtype=torch.int64)
+        draft_index[draft_token_ids] = torch.arange(draft_token_ids.numel())
+        return ServingHead(
+            revision=revision,
+            eps=head.shape.rms_norm_eps,
+            draft_token_ids=draft_token_ids,
+            draft_index=draft_index,
+            token_table=head.token_part(runner.embed(draft_token_ids)).detach(),
+            token_up=packed_linear(head.token_up.detach() * head.token_scale.detach()),
+            state_up=packed_linear(head.state_up.detach() * head.state_scale.detach()),
+            down=packed_linear(head.down.detach()),
+            lm_head=packed_linear(head.lm_head * head.output_scale.detach()),
+        )
+
+
+class HeadDrafter:
+    """Starts Empty; `load` (any thread) and `swap_in` (the engine's thread) give it a revision."""
+
+    type = DrafterType.HEAD
+
+    def __init__(self, *, name: str, runner: Runner) -> None:
+        self.name = name
+        self.state = DrafterState.EMPTY
+        self.reason = "no revision loaded"
+        self.revision: str | None = None
+        self._runner = runner
+        self._head: ServingHead | None = None
+
+    def propose(self, contexts: Sequence[DraftContext]) -> list[Draft]:
+        """One draft per context; empty without a revision, and where the target's state isn't known."""
+        drafts = [Draft(token_ids=())] * len(contexts)
+        known = [index for index, context in enumerate(contexts) if context.hidden is not None]
+        if self._head is None or not known:
+            return drafts
+        asked = [contexts[index] for index in known]
+        proposed = draft_tokens(self._head, asked, embed=self._runner.embed)
+        for index, context, token_ids in zip(known, asked, proposed, strict=True):
+            drafts[index] = Draft(token_ids=tuple(token_ids[: context.max_draft_tokens]))
+        return drafts
+
+    def forget(self, request_id: str) -> None:
+        """Nothing is kept per sequence."""
+
+    def load(self, folder: Path, sha256: str | None, revision: str, model_digest: str) -> ServingHead:
+        """Build and self-test the folder's head. Raises SpeculatorError; what is in use stays."""
+        config = self._runner.config
+        stored = artifact.read(
+            folder,
+            sha256=sha256,
+            model_digest=model_digest,
+            vocab_size=config.vocab_size,
+            hidden_size=config.hidden_size,
+        )
+        target = TargetRows(
+            draft_token_ids=stored.draft_token_ids,
+            lm_head=self._runner.lm_head_rows(stored.draft_token_ids),
+            final_norm=self._runner.final_norm_weight(),
+        )
+        loaded = serving_head(artifact.build(stored, target), stored.draft_token_ids, self._runner, revision=revision)
+        try:
+            check_selftest(loaded, stored, folder, embed=self._runner.embed)
+        except SpeculatorError as error:
+            if self._head is None:
+                self.state, self.reason = DrafterState.BROKEN, str(error)
+            raise
+        return loaded
+
+    def swap_in(self, loaded: object) -> None:
+        """Draft with what `load` returned from the next proposal on."""
+        head = cast("ServingHead", loaded)
+        self._head, self.revision = head, head.revision
+        self.state, self.reason = DrafterState.ACTIVE, ""
+
+    def unload(self) -> None:
+        self._head, self.revision = None, None
+        self.state, self.reason = DrafterState.EMPTY, "no revision loaded"
+
+
+@torch.inference_mode()
+def draft_tokens(
+    head: ServingHead, contexts: Sequence[DraftContext], *, embed: Callable[[Tensor], Tensor]
+) -> list[list[int]]:
+    """As many tokens per context as the longest wanted draft. Every context has `hidden`."""
+    last_tokens = torch.tensor([context.token_ids[-1] for context in contexts])
+    hidden = torch.stack([cast("Tensor", context.hidden) for context in contexts])
+    state = norm(hidden, head.eps)
+    token_part = _token_part(head, last_tokens, embed)
+    steps: list[Tensor] = []
+    for step in range(max(context.max_draft_tokens for context in contexts)):
+        gate, up = (head.state_up(norm(state, head.eps)) + token_part).chunk(2, dim=-1)
+        state = state + head.down(functional.silu(gate) * up)
+        drawn = _draw(head, head.lm_head(norm(state, head.eps)), contexts, step)
+        steps.append(head.draft_token_ids[drawn])
+        token_part = head.token_table[drawn]
+    drafts: list[list[int]] = torch.stack(steps, dim=1).tolist()
+    return drafts
+
+
+def check_selftest(
+    head: ServingHead, stored: artifact.StoredHead, folder: Path, *, embed: Callable[[Tensor], Tensor]
+) -> None:
+    """The head must still hit the stored continuations of its target. Raises SpeculatorError SelfTestFailed."""
+    contexts = [
+        DraftContext(
+            request_id="selftest",
+            token_ids=pair[:1],
+            hidden=hidden,
+            max_draft_tokens=1,
+            seed=0,
+            temperature=0.0,
+        )
+        for hidden, pair in zip(stored.selftest.hidden, stored.selftest.token_ids.tolist(), strict=True)
+    ]
+    wanted = stored.selftest.token_ids[:, 1].tolist()
+    if not contexts:
+        raise SpeculatorError(f"{folder}: carries no self-test rows", reason="SelfTestFailed")
+    drafts = draft_tokens(head, contexts, embed=embed)
+    accuracy = sum(draft[0] == token for draft, token in zip(drafts, wanted, strict=True)) / len(wanted)
+    needed = max(SELFTEST_SHARE * stored.config.selftest_accuracy, CHANCE_FACTOR / stored.config.draft_vocab_size)
+    if not accuracy >= needed:
+        raise SpeculatorError(
+            f"{folder}: hits {accuracy:.1%} of its target's own {len(wanted)} self-test tokens, needs {needed:.1%} "
+            f"(it hit {stored.config.selftest_accuracy:.1%} when it was made)",
+            reason="SelfTestFailed",
+        )
+
+
+def _token_part(head: ServingHead, token_ids: Tensor, embed: Callable[[Tensor], Tensor]) -> Tensor:
+    """From the table; computed where the last token isn't in the draft vocabulary."""
+    indices = head.draft_index[token_ids]
+    part = head.token_table[indices.clamp(min=0)]
+    outside = (indices < 0).nonzero()[:, 0]
+    if outside.numel():
+        part[outside] = head.token_up(norm(embed(token_ids[outside]), head.eps))
+    return part
+
+
+def _draw(
+    head: ServingHead, logits: Tensor, contexts: Sequence[DraftContext], step: int
+) -> Tensor:  # [n] draft indices
+    """argmax; with the keyed noise of the position being drafted where the temperature is above 0."""
+    drawn = logits.argmax(dim=-1)
+    noisy = [index for index, context in enumerate(contexts) if context.temperature > 0]
+    if not noisy:
+        return drawn
+    values, candidates = logits[noisy].topk(min(NOISY_CANDIDATES, logits.shape[-1]), dim=-1)
+    temperatures = torch.tensor([contexts[index].temperature for index in noisy])
+    seeds = torch.tensor([[as_int64(contexts[index].seed)] for index in noisy])
+    positions = torch.tensor([[(len(contexts[index].token_ids) + step) & MASK_32] for index in noisy])
+    noise = gumbel(philox(seeds=seeds, counter_0=head.draft_token_ids[candidates], counter_1=positions))
+    best = (values / temperatures[:, None] + noise).argmax(dim=-1)
+    drawn[noisy] = candidates[torch.arange(len(noisy)), best]
+    return drawn
