@@ -37,7 +37,7 @@ decision_log = logging.getLogger("bowsprit.decisions")
 
 
 class ControlLoop:
-    """Call `tick` while leading, one at a time."""
+    """Call `tick` while leading, one at a time. A new term of leading takes a new one: estimates may be outdated."""
 
     def __init__(self, cluster: Cluster, engines: Engines, settings: OperatorSettings, summaries: Summaries) -> None:
         self._cluster = cluster
@@ -46,10 +46,6 @@ class ControlLoop:
         self._fleet = Fleet(engines)
         self._delivery = Delivery(engines)
         self._states: dict[ModelKey, control.ControlState] = {}
-
-    def begin_leading(self) -> None:
-        """Forget estimates: another replica may have decided since they were made."""
-        self._states.clear()
 
     async def aclose(self) -> None:
         await self._delivery.aclose()

@@ -47,7 +47,7 @@ class _Learned:
 
 
 class LearningLoop:
-    """Call `tick` while leading, one at a time, after the control loop's."""
+    """Call `tick` while leading, after the control loop's. A new term of leading takes a new one."""
 
     def __init__(
         self, cluster: Cluster, engines: Engines, settings: OperatorSettings, summaries: Summaries, platform: Platform
@@ -56,10 +56,6 @@ class LearningLoop:
         self._summaries = summaries
         self._runs = TrainingRuns(cluster, engines, settings, platform)
         self._states: dict[ModelKey, learning.LearningState] = {}
-
-    def begin_leading(self) -> None:
-        """Forget estimates: another replica may have decided since they were made."""
-        self._states.clear()
 
     async def tick(self, now: float) -> None:
         """Every model once. `now`: seconds since the epoch. Raises ClusterError when nothing can be read."""
