@@ -9,6 +9,8 @@ import logging
 import threading
 from collections.abc import Callable, Sequence
 
+import torch
+
 from bowsprit_engine.core.counters import Counters, Snapshot
 from bowsprit_engine.core.inbox import Inbox, Mail
 from bowsprit_engine.core.request import FinishedRequest, Request
@@ -239,10 +241,11 @@ class Engine:
 
     def _run(self) -> None:
         try:
-            self._prepare()
-            self._ready.set()
-            while self._take_mail():
-                self._step()
+            with torch.inference_mode():
+                self._prepare()
+                self._ready.set()
+                while self._take_mail():
+                    self._step()
         except Exception:
             logger.exception("the engine's thread ends")
             raise

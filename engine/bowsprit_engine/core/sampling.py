@@ -45,7 +45,10 @@ class Drawn:
 
 
 def choose_draw(device: torch.device) -> Draw:
-    """The fastest keyed draw for logits on this device: the native one on a CPU that has it, else torch's."""
+    """The fastest keyed draw for logits on this device: native on a CPU that has it, Triton on a GPU, else torch."""
+    if device.type == "cuda":
+        triton_draw: Draw = importlib.import_module("bowsprit_engine.kernels.verify").draw
+        return triton_draw
     if device.type == "cpu" and importlib.util.find_spec(NATIVE) is not None:
         native_draw: Draw = importlib.import_module(NATIVE).draw
         return native_draw

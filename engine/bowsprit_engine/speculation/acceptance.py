@@ -12,7 +12,7 @@ from dataclasses import dataclass
 HALF_LIFE_DRAFTS = 64
 KEEP = 0.5 ** (1 / HALF_LIFE_DRAFTS)
 LEAST_DRAFTS_TO_LOWER = 32.0
-LEAST_DRAFTS_TO_RESTORE = 8.0
+LEAST_DRAFTS_TO_RESTORE = 3.5  # probes are rare: four of them, and a clear gain
 
 
 @dataclass(slots=True, kw_only=True)
@@ -53,4 +53,5 @@ class AcceptanceWindow:
 
     def wins(self, slowdown: float) -> bool:
         """Whether fresh probes say that drafting pays again."""
-        return self.drafts >= LEAST_DRAFTS_TO_RESTORE and self.acceptance_length > slowdown
+        has_evidence = self.drafts >= LEAST_DRAFTS_TO_RESTORE
+        return has_evidence and self.acceptance_length - self.standard_error > slowdown

@@ -32,6 +32,7 @@ LONGEST_INTERVAL = 2048
 UNKNOWN_INTERVAL = 256
 FIRST_BASELINE_PROBE = 16
 STEPS_PER_JUDGEMENT = 16
+STEPS_TO_NEXT_TRY = 4  # after a probe for which the drafter had no proposal: it cost nothing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +67,7 @@ class Bucket:
     steps_to_probe: int = UNKNOWN_INTERVAL
     steps_to_judgement: int = STEPS_PER_JUDGEMENT
     num_probes: int = 0
+    probed: str | None = None  # the drafter that the step under way probes
 
 
 def first_table(types: Mapping[str, DrafterType], draft_tokens_max: int) -> tuple[TableRow, ...]:
@@ -144,7 +146,7 @@ class PolicyExecutor:
         bucket = self._buckets.setdefault(batch_bucket(batch), Bucket())
         allowed = self._row(batch)
         by_drafter = {name: cap for name, cap in allowed.items() if name not in bucket.lowered}
-        if by_drafter and self._baseline_is_due(bucket, batch=batch, context=context):
+        if any(by_drafter.values()) and self._baseline_is_due(bucket, batch=batch, context=context):
             return StepCaps(is_baseline=True)
         probe = self._due_probe(bucket, allowed, batch=batch, context=context)
         return StepCaps(by_drafter=by_drafter, probe=probe)
@@ -161,6 +163,9 @@ class PolicyExecutor:
             window = bucket.windows.setdefault(outcome.drafter, AcceptanceWindow())
             window.add(drafted=min(outcome.num_drafted, cap), accepted=min(outcome.num_accepted, cap))
             touched.add(outcome.drafter)
+        if bucket.probed is not None and bucket.probed not in touched:
+            bucket.steps_to_probe = STEPS_TO_NEXT_TRY
+        bucket.probed = None
         bucket.steps_to_judgement -= 1
         is_due = bucket.steps_to_judgement <= 0
         if is_due:
@@ -237,6 +242,7 @@ class PolicyExecutor:
             return None
         name = candidates[bucket.num_probes % len(candidates)]
         bucket.num_probes += 1
+        bucket.probed = name
         draft_tokens = allowed.get(name) or self._max if name in bucket.lowered else self._max
         slowdown = self._slowdown(batch=batch, rows=batch + draft_tokens, context=context)
         bucket.steps_to_probe = _interval(slowdown - 1 if slowdown is not None else None)

@@ -1,0 +1,76 @@
+"""The n-gram drafter against brute force, and what it promises per sequence."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bowsprit_engine.speculation.drafters.base import DraftContext
+from bowsprit_engine.speculation.drafters.ngram import NGramDrafter
+
+
+def context(token_ids, *, request_id="r", max_draft_tokens=4):
+    return DraftContext(
+        request_id=request_id,
+        token_ids=token_ids,
+        hidden=None,
+        max_draft_tokens=max_draft_tokens,
+        seed=0,
+        temperature=0.0,
+    )
+
+
+def propose(drafter, *contexts):
+    return [draft.token_ids for draft in drafter.propose(contexts)]
+
+
+@pytest.mark.parametrize(
+    ("token_ids", "draft"),
+    [
+        ([1, 2, 3, 4, 9, 1, 2], (3, 4, 9, 1)),  # the pair occurred before
+        ([1, 2, 3, 9, 1, 2, 5, 9, 1, 2], (5, 9, 1, 2)),  # twice: the most recent
+        ([7, 1, 2, 3, 9, 5, 1, 2, 4, 9, 7, 1, 2], (3, 9, 5, 1)),  # a longer suffix beats a more recent one
+        ([1, 2, 1, 2, 1, 2], (1, 2, 1, 2)),  # a period goes on past the end
+        ([5, 5, 5], (5, 5, 5, 5)),
+        ([1, 2, 3, 4], ()),  # nothing occurred before
+        ([3, 1, 4, 3], ()),  # a single token isn't enough
+        ([8], ()),
+    ],
+)
+def test_the_longest_most_recent_match_is_continued(token_ids, draft):
+    """What followed the suffix before is proposed."""
+    assert propose(NGramDrafter(name="ngram"), context(token_ids)) == [draft]
+
+
+def brute_force(token_ids, count):
+    for length in range(5, 1, -1):
+        for start in range(len(token_ids) - length - 1, -1, -1):
+            if len(token_ids) > length and token_ids[start : start + length] == token_ids[-length:]:
+                extended = list(token_ids)
+                for index in range(count):
+                    extended.append(extended[start + length + index])
+                return tuple(extended[len(token_ids) :])
+    return ()
+
+
+@given(st.lists(st.integers(0, 3), min_size=1, max_size=40), st.integers(1, 8), st.integers(1, 3))
+def test_the_incremental_index_finds_what_a_full_search_finds(token_ids, count, stride):
+    """However the sequence grew, the proposal is that of a search over all of it."""
+    drafter = NGramDrafter(name="ngram")
+    for length in range(1, len(token_ids) + 1, stride):
+        seen = token_ids[:length]
+        assert propose(drafter, context(seen, max_draft_tokens=count)) == [brute_force(seen, count)]
+
+
+def test_sequences_do_not_see_each_other_and_are_forgotten():
+    """Each request has its own index, which ends with it."""
+    drafter = NGramDrafter(name="ngram")
+    repeated = [1, 2, 3, 1, 2]
+
+    both = propose(drafter, context(repeated, request_id="a"), context([1, 2], request_id="b"))
+    drafter.forget("a")
+    drafter.forget("never seen")
+
+    assert both == [(3, 1, 2, 3), ()]
+    assert propose(drafter, context([9, 9, 8], request_id="a")) == [()]

@@ -1,0 +1,121 @@
+"""Buckets of step times and how they are read; the start-up profile that fills them."""
+
+from __future__ import annotations
+
+import pytest
+
+from bowsprit_engine.core.runner import StepBatch
+from bowsprit_engine.speculation import costs, profile
+from bowsprit_policy.wire import StepCell
+from fakes import FakeRunner
+
+
+@pytest.mark.parametrize(
+    ("batch", "rows", "context", "key"),
+    [
+        (1, 1, 5, (1, 1, 128)),
+        (3, 7, 129, (4, 7, 256)),
+        (4, 17, 256, (4, 18, 256)),
+        (16, 80, 1000.5, (16, 80, 1024)),
+        (16, 129, 1025, (16, 144, 2048)),
+        (17, 33, 2049, (32, 36, 4096)),
+    ],
+)
+def test_a_step_falls_into_the_bucket_above_it(batch, rows, context, key):
+    """Each coordinate is an upper bound."""
+    bucket = costs.CellKey.of(batch=batch, rows=rows, context=context)
+
+    assert (bucket.batch, bucket.rows, bucket.context) == key
+
+
+def cell(batch, rows, context, seconds, steps=10):
+    return StepCell(batch=batch, rows=rows, context=context, steps=steps, seconds=seconds * steps, tokens=0)
+
+
+def test_times_between_cells_are_read_linearly_in_rows_at_the_nearest_context():
+    """And beyond what was measured there is no answer."""
+    times = costs.StepTimes([cell(2, 2, 256, 1.0), cell(2, 6, 256, 3.0), cell(2, 2, 1024, 5.0)])
+
+    assert times.seconds(batch=2, rows=4, context=200) == 2.0
+    assert times.seconds(batch=2, rows=2, context=900) == 5.0
+    assert times.slowdown(batch=2, rows=6, context=200) == 3.0
+    assert times.seconds(batch=2, rows=20, context=200) is None
+    assert times.seconds(batch=8, rows=8, context=200) is None
+
+
+def test_measured_cells_with_few_steps_judge_nothing():
+    """Fewer than 8 steps are noise."""
+    times = costs.measured_times([cell(1, 1, 128, 1.0, steps=7), cell(1, 5, 128, 2.0, steps=8)])
+
+    assert times.seconds(batch=1, rows=1, context=100) is None
+    assert times.seconds(batch=1, rows=5, context=100) == 2.0
+
+
+def measure(runner, **changes):
+    arguments = {"model_digest": "d", "max_batch_size": 6, "draft_tokens_max": 4, "kv_blocks": 64, **changes}
+    return profile.load_or_measure(runner, **arguments)
+
+
+@pytest.fixture
+def cache_dir(tmp_path, monkeypatch):
+    monkeypatch.setenv("BOWSPRIT_CACHE_DIR", str(tmp_path))
+    return tmp_path
+
+
+def test_the_profile_covers_every_batch_bucket_from_no_draft_to_the_most(cache_dir):
+    """Each batch bucket has its baseline and its widest step, in seconds."""
+    runner = FakeRunner()
+    runner.allocate_kv(64)
+
+    measured = measure(runner)
+
+    keys = {(cell.batch, cell.rows) for cell in measured.cells}
+    assert keys >= {(b, b * (1 + k)) for b in (1, 2, 4, 8) for k in (0, 4)}
+    assert all(0 < cell.seconds < 1 for cell in measured.cells)
+
+
+def test_a_kept_profile_is_read_again_and_another_models_is_not(cache_dir):
+    """The key is accelerator, model digest and dtype; a restart costs nothing."""
+    runner = FakeRunner()
+    runner.allocate_kv(64)
+    first = measure(runner)
+    num_forwards = runner.num_forwards
+
+    assert measure(runner) == first
+    assert runner.num_forwards == num_forwards
+    assert measure(runner, model_digest="another").model_digest == "another"
+    assert runner.num_forwards > num_forwards
+
+
+def test_a_torn_profile_is_measured_again(cache_dir):
+    """What can't be read is no error for the engine."""
+    runner = FakeRunner()
+    runner.allocate_kv(64)
+    measure(runner)
+    (path,) = (cache_dir / "profile").iterdir()
+    path.write_text('{"accelerator": "fa')
+
+    assert measure(runner).cells != ()
+
+
+def test_the_profile_stays_within_its_bound_of_time(cache_dir, monkeypatch):
+    """A slow accelerator gets the most important cells: K=0 of the small batches first."""
+    monkeypatch.setattr(profile, "SECONDS_BOUND", 0.0)
+    runner = FakeRunner()
+    runner.allocate_kv(64)
+    shapes: list[StepBatch] = []
+    runner.before_forward = shapes.append
+
+    measured = measure(runner)
+
+    assert (len(shapes), measured.cells) == (1, ())
+    assert not (cache_dir / "profile").exists()
+
+
+def test_contended_samples_are_discarded(cache_dir, monkeypatch):
+    """When the process had less than 90 % of its cores, a sample says nothing."""
+    runner = FakeRunner()
+    runner.allocate_kv(64)
+    monkeypatch.setattr(profile, "_timed", lambda *_: (0.01, 0.5))
+
+    assert measure(runner).cells == ()
