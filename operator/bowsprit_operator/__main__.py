@@ -43,6 +43,7 @@ class Operator:
         self._queue: WorkQueue[ObjectKey] = WorkQueue()
         self._watcher = Watcher(cluster.api, settings, self._queue.add)
         self.is_leading = False
+        self.health_port: int | None = None
 
     async def run(self, stop: asyncio.Event) -> None:
         """Returns after `stop`; raises when a part of the operator has ended by itself."""
@@ -53,7 +54,7 @@ class Operator:
             watch_ages=self._watcher.ages.ages,
             queue_depth=lambda: self._queue.depth,
             limit_seconds=_STALE_WATCH_FACTOR * self._settings.watch_server_timeout_seconds,
-        ):
+        ) as self.health_port:
             parts = [
                 asyncio.create_task(stop.wait(), name="stop"),
                 asyncio.create_task(self._watcher.run(), name="watches"),

@@ -32,6 +32,8 @@ from bowsprit_operator.world.cluster import Cluster, RefusedError
 
 _KEYS_FRESH_SECONDS = 300.0  # the cluster's signing keys are read again after this
 
+_BLOCKED_SECONDS = 30.0  # what blocks may be an object that isn't watched
+
 logger = logging.getLogger(__name__)
 
 
@@ -69,7 +71,10 @@ class Reconciler:
             await self._write_status(key, observed, plan, platform)
         result = "blocked" if plan.blocked else "applied" if plan.actions else "unchanged"
         self._metrics.reconciles.labels(result=result).inc()
-        return 0.0 if plan.actions else self._settings.resync_seconds * random.uniform(0.9, 1.1)
+        if plan.actions:
+            return 0.0  # the next step
+        pause = min(self._settings.resync_seconds, _BLOCKED_SECONDS) if plan.blocked else self._settings.resync_seconds
+        return pause * random.uniform(0.9, 1.1)
 
     async def observe(self, key: ObjectKey) -> Observed | None:
         """Everything as it is stored now; None when there is no such model."""
