@@ -55,8 +55,12 @@ def ensure(images: ImageStore) -> str:
     return name
 
 
+def _rootfs_key() -> str:
+    return hashlib.sha256(repr((PACKAGES, OMITTED, HOOK)).encode()).hexdigest()[:12]
+
+
 def _key() -> str:
-    digest = hashlib.sha256(repr((PACKAGES, OMITTED, HOOK, DOCKERFILE)).encode())
+    digest = hashlib.sha256(f"{_rootfs_key()} {DOCKERFILE}".encode())
     for file in HOST_FILES:
         digest.update(file.read_bytes() if file.exists() else b"-")
     return digest.hexdigest()[:12]
@@ -69,10 +73,16 @@ def _make_context(folder: Path) -> None:
         copy = folder / "host" / file.relative_to("/")
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(file, copy)
-    if (folder / "rootfs.tar").exists():
-        return
+    rootfs = cache() / "rootfs" / f"{_rootfs_key()}.tar"
+    if not rootfs.exists():
+        _make_rootfs(rootfs)
+    (folder / "rootfs.tar").unlink(missing_ok=True)
+    (folder / "rootfs.tar").hardlink_to(rootfs)
+
+
+def _make_rootfs(target: Path) -> None:
     host_packages.ensure(host_packages.BASE_IMAGE)
-    partial, log = folder / "rootfs.partial.tar", folder / "mmdebstrap.log"
+    partial, log = target.with_suffix(".partial.tar"), target.with_suffix(".log")
     command = ["mmdebstrap", "--variant=minbase", f"--include={','.join(PACKAGES)}"]
     command += [f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in OMITTED]
     command += [f"--customize-hook={HOOK}", "bookworm", str(partial)]
@@ -81,4 +91,4 @@ def _make_context(folder: Path) -> None:
         result = subprocess.run(command, stdout=output, stderr=output, check=False)
     if result.returncode != 0:
         raise ClusterError(f"mmdebstrap exited with {result.returncode}; its log is {log}:\n{log.read_text()[-2000:]}")
-    partial.rename(folder / "rootfs.tar")
+    partial.rename(target)

@@ -12,24 +12,25 @@ import select
 import shutil
 import signal
 import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from cluster import build, certificates, configuration, host_packages, machine, plan
+from cluster import build, certificates, host_packages, machine
 from cluster.api import Api
 from cluster.control import ComponentStatus, Forward, Init
-from cluster.errors import ClusterError, ComponentError, tail
+from cluster.errors import ClusterError, tail
 from cluster.images import ImageStore
+from cluster.launch import launch
 from cluster.places import Places, cache
 from cluster.plan import ALL_PARTS, Part
-from cluster.progress import say, step
+from cluster.progress import say
+from cluster.readiness import Patience
+from cluster.record import Record, read
 from cluster.volumes import STORAGE_CLASS, volume_objects
 
 READY_SECONDS = 180.0
-POLL_SECONDS = 0.05
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,19 +65,17 @@ class Cluster:
         with self._lock():
             if self.init.is_alive():
                 self._check_parts()
-                self._wait_ready(started=time.monotonic())
+                self._wait_ready(time.monotonic(), port)
+                self._furnish()
                 return
             if self.places.run.exists():
                 self._remove_traces()
             programs = self._programs()
             started = time.monotonic()
             say(f"cluster {self.places.name}: starting {', '.join(self.parts)}")
-            self._start(programs, owner_pid)
-            self._wait_ready(started=started, port=port)
-            if Part.NODE in self.parts:
-                with step("pause image, storage class"):
-                    self.images.ensure_pause(programs["pause"])
-                    self.kubectl("apply", "--server-side", "-f", "-", input=json.dumps(STORAGE_CLASS))
+            self._process = launch(self.places, parts=self.parts, programs=programs, owner_pid=owner_pid)
+            self._wait_ready(started, port)
+            self._furnish()
             say(f"cluster {self.places.name}: up in {time.monotonic() - started:.1f} s")
 
     def down(self) -> None:
@@ -93,13 +92,13 @@ class Cluster:
         """What is there, asked anew."""
         if not self.init.is_alive():
             return ClusterStatus(name=self.places.name, is_up=False)
-        record = self._record()
+        record = read(self.places)
         api = self.api
         return ClusterStatus(
             name=self.places.name,
             is_up=True,
             components=self.init.components(),
-            is_node_ready=api.is_node_ready(self.places.node) if api and Part.NODE in record["parts"] else None,
+            is_node_ready=api.is_node_ready(self.places.node) if api and record and Part.NODE in record.parts else None,
             api_url=api.url if api else None,
             kubeconfig=self.places.kubeconfig if self.places.kubeconfig.exists() else None,
         )
@@ -114,8 +113,10 @@ class Cluster:
     @property
     def api(self) -> Api | None:
         """The API server at its forwarded port; None before there is one."""
-        url = self._record().get("api_url")
-        return None if url is None else Api(url=url, certificates=self.places.certificates)
+        record = read(self.places)
+        if record is None or record.api_url is None:
+            return None
+        return Api(url=record.api_url, certificates=self.places.certificates)
 
     @property
     def images(self) -> ImageStore:
@@ -182,7 +183,7 @@ class Cluster:
     # --- hurting it ---
 
     def kill(self, component: str, number: signal.Signals = signal.SIGKILL) -> None:
-        """Kill a component's process; the init starts it again."""
+        """Kill a component's process; the init starts it again, and `start` waits until it is ready."""
         self.init.change("kill", component, signal=int(number))
 
     def stop(self, component: str) -> None:
@@ -210,16 +211,9 @@ class Cluster:
             if not self.places.run.exists():
                 path.unlink(missing_ok=True)
 
-    def _record(self) -> dict[str, str]:
-        path = self.places.run / "cluster.json"
-        record: dict[str, str] = json.loads(path.read_text()) if path.exists() else {}
-        return record
-
-    def _write_record(self, **values: object) -> None:
-        (self.places.run / "cluster.json").write_text(json.dumps({**self._record(), **values}))
-
     def _check_parts(self) -> None:
-        running = tuple(self._record().get("parts", ()))
+        record = read(self.places)
+        running = record.parts if record else ()
         if not set(self.parts) <= set(running):
             raise ClusterError(
                 f"cluster {self.places.name} runs only {', '.join(running)}; take it down first, to start "
@@ -234,127 +228,37 @@ class Cluster:
         folders = build.build(build.ALL_MODULES if is_node else (build.KUBERNETES,))
         return {path.name: path for folder in folders for path in folder.iterdir() if not path.name.startswith(".")}
 
-    def _start(self, programs: dict[str, Path], owner_pid: int | None) -> None:
-        places = self.places
-        for folder in (places.run, places.logs):
-            folder.mkdir(parents=True, exist_ok=True, mode=0o755)
-        self._write_record(parts=self.parts)
-        with step("certificates"):
-            certificates.write(
-                places.certificates,
-                node=places.node,
-                node_address=configuration.NODE_ADDRESS,
-                service_address=configuration.SERVICE_ADDRESS,
-                api_url=plan.INNER_API,
-            )
-        host_network = None
-        if Part.NODE in self.parts:
-            configuration.write(places)
-            machine.save_sysctls(places)
-            machine.make_cgroups(places)
-            host_network = os.open("/proc/self/ns/net", os.O_RDONLY)
-        owner = None if owner_pid is None else os.pidfd_open(owner_pid)
-        descriptors = tuple(descriptor for descriptor in (host_network, owner) if descriptor is not None)
-        content = plan.compose(
-            places, parts=self.parts, programs=programs, host_network_fd=host_network, owner_fd=owner
-        )
-        (places.run / "plan.json").write_text(json.dumps(asdict(content), indent=1))
-        try:
-            self._process = self._spawn(descriptors)
-        finally:
-            for descriptor in descriptors:
-                os.close(descriptor)
-
-    def _spawn(self, descriptors: tuple[int, ...]) -> subprocess.Popen[bytes]:
-        namespaces = [
-            "--net",
-            "--mount",
-            "--pid",
-            "--fork",
-            "--mount-proc",
-            "--propagation",
-            "private",
-            "--kill-child=KILL",
-        ]
-        init = [
-            sys.executable,
-            "-I",
-            "-S",
-            "-u",
-            str(Path(__file__).with_name("init.py")),
-            str(self.places.run / "plan.json"),
-        ]
-        with (self.places.logs / "init.log").open("ab") as log:
-            return subprocess.Popen(
-                ["unshare", *namespaces, "--", *init],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                cwd="/",
-                start_new_session=True,
-                pass_fds=descriptors,
-            )
-
-    def _wait_ready(self, *, started: float, port: int = 0) -> None:
-        ends = started + READY_SECONDS
-        self._wait_for_init(ends)
-        self._wait_for_components(ends, is_start=self.api is None)
+    def _wait_ready(self, started: float, port: int) -> None:
+        patience = Patience(places=self.places, init=self.init, seconds=READY_SECONDS, deadline=started + READY_SECONDS)
+        if self._process is not None:
+            patience.for_init(self._process)
+        patience.for_components(is_told=self.api is None)
         if Part.CONTROL_PLANE not in self.parts:
             return
-        if self.api is None:
-            forward = self.forward("127.0.0.1", 6443, local_port=port, is_persistent=True)
-            url = f"https://127.0.0.1:{forward.port}"
-            places = self.places
-            certificates.write_kubeconfig(places.kubeconfig, places.certificates, user="admin", api_url=url)
-            self._write_record(api_url=url)
-        api = self.api
-        assert api is not None
-        self._wait_for("API server at its forwarded port", "kube-apiserver", api.is_ready, ends)
-        self._wait_for("ServiceAccount default", "kube-controller-manager", api.has_default_account, ends)
+        api = self.api or self._publish_api(port)
+        patience.until("API server on the host", "kube-apiserver", api.is_ready)
+        patience.until("ServiceAccount default", "kube-controller-manager", api.has_default_account)
         if Part.NODE in self.parts:
-            self._wait_for("node Ready", "kubelet", lambda: api.is_node_ready(self.places.node), ends)
+            patience.until("node Ready", "kubelet", lambda: api.is_node_ready(self.places.node))
 
-    def _wait_for_init(self, ends: float) -> None:
-        log = self.places.logs / "init.log"
-        while not self.init.is_alive():
-            if self._process is not None and self._process.poll() is not None:
-                raise ComponentError(
-                    "the first process of the namespaces", f"exited with {self._process.returncode}", log
-                )
-            if time.monotonic() > ends:
-                raise ComponentError("the first process of the namespaces", "does not answer", log)
-            time.sleep(POLL_SECONDS)
+    def _furnish(self) -> None:
+        if Part.NODE in self.parts:
+            self.images.ensure_pause()
+            self.kubectl("apply", "--server-side", "-f", "-", input=json.dumps(STORAGE_CLASS))
 
-    def _wait_for_components(self, ends: float, *, is_start: bool) -> None:
-        announced: set[str] = set()
-        while True:
-            components = self.init.components()
-            for part in components:
-                if part.state == "failed":
-                    raise ComponentError(part.name, f"exited with {part.exit_code} before it was ready", part.log)
-                if part.state == "ready" and part.name not in announced and is_start:
-                    announced.add(part.name)
-                    say(f"  {part.name:<28} {part.ready_seconds:6.1f} s")
-            unready = [part for part in components if part.state not in {"ready", "stopped"}]
-            if not unready:
-                return
-            if time.monotonic() > ends:
-                raise ComponentError(unready[0].name, f"is not ready after {READY_SECONDS:.0f} s", unready[0].log)
-            time.sleep(POLL_SECONDS)
-
-    def _wait_for(self, what: str, component: str, condition: Callable[[], bool], ends: float) -> None:
-        started = time.monotonic()
-        while not condition():
-            if time.monotonic() > ends:
-                raise ComponentError(
-                    what, f"is not there after {READY_SECONDS:.0f} s", self.places.logs / f"{component}.log"
-                )
-            time.sleep(POLL_SECONDS)
-        if time.monotonic() - started > 1:
-            say(f"  {what:<28} {time.monotonic() - started:6.1f} s")
+    def _publish_api(self, port: int) -> Api:
+        forward = self.forward("127.0.0.1", 6443, local_port=port, is_persistent=True)
+        url = f"https://127.0.0.1:{forward.port}"
+        places = self.places
+        certificates.write_kubeconfig(places.kubeconfig, places.certificates, user="admin", api_url=url)
+        Record(parts=self.parts, api_url=url).write(places)
+        return Api(url=url, certificates=places.certificates)
 
     def _kill_init(self) -> None:
         if not self.init.is_alive():
+            if self._process is not None:
+                self._process.kill()  # takes an init along that hangs before it answers
+                self._process.wait(timeout=10)
             return
         descriptor = os.pidfd_open(self.init.pid())
         try:

@@ -41,12 +41,12 @@ class ImageStore:
     def remove(self, name: str) -> None:
         self._ctr("images", "remove", name)
 
-    def ensure_pause(self, program: Path) -> None:
+    def ensure_pause(self) -> None:
         """Every pod's first container; there is no registry to pull it from."""
         if PAUSE_IMAGE in self.names():
             return
         archive = self.places.run / "pause.tar"
-        archive.write_bytes(_archive(PAUSE_IMAGE, program))
+        archive.write_bytes(_archive(PAUSE_IMAGE, PAUSE.output / "pause"))
         self._ctr("images", "import", "--local", str(archive))
 
     def build(self, dockerfile: Path, context: Path, tag: str, build_args: dict[str, str] | None = None) -> None:

@@ -213,6 +213,8 @@ class Control:
         component = self.components[request["component"]]
         if request["do"] == "kill":
             component.kill(request["signal"])
+            if component.pid is not None and request["signal"] == signal.SIGKILL:
+                await component.exited.wait()
         elif request["do"] == "start":
             component.want(True)
             await component.ready.wait()
