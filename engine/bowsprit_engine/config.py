@@ -1,163 +1,229 @@
-"""What the commands can be told: every field is a flag, an environment variable BOWSPRIT_<FIELD>, and a line of --help.
+"""What a process of the engine was told: flags and environment variables BOWSPRIT_*, checked and resolved once.
 
-Units are parsed here and nowhere else. Knows no defaults that depend on the machine: "auto" is resolved by whoever
-builds the engine.
+Every field is a flag (`max_batch_size` is --max-batch-size) and an environment variable (BOWSPRIT_MAX_BATCH_SIZE); the
+flag wins. Decides what is accepted and what "auto" means where that needs no model. Refuses to know models, HTTP and
+what is done with the values.
 """
 
 from __future__ import annotations
 
-import re
-from pathlib import Path
-from typing import Annotated, Any, Literal
+import os
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any, Literal, Self, TypeVar
+from urllib.parse import urlsplit
 
-from pydantic import BeforeValidator, Field, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import AliasChoices, BeforeValidator, Field, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from bowsprit_policy.wire import DrafterType, Sha256
+from bowsprit_engine.errors import CallerError
+from bowsprit_engine.quantities import read_bytes, read_drafter, read_seconds, read_speculation
+from bowsprit_policy.wire import DrafterType
 
-_BYTES = {"": 1, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
-_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
-
-
-def parse_bytes(text: Any) -> Any:
-    """A Kubernetes quantity such as 2Gi, in bytes. Raises ValueError naming the text and the units."""
-    if not isinstance(text, str):
-        return text
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)", text.strip())
-    if match is None or match[2] not in _BYTES:
-        raise ValueError(f"{text!r} is no size: a number and one of {', '.join(unit for unit in _BYTES if unit)}")
-    return int(float(match[1]) * _BYTES[match[2]])
-
-
-def parse_seconds(text: Any) -> Any:
-    """A duration such as 1h30m (GEP-2257), in seconds; a bare number is seconds. Raises ValueError naming the text."""
-    if not isinstance(text, str):
-        return text
-    if re.fullmatch(r"\d+(\.\d+)?", text.strip()):
-        return float(text)
-    parts = re.findall(r"(\d+)(ms|s|m|h)", text)
-    if not parts or "".join(number + unit for number, unit in parts) != text.strip():
-        raise ValueError(f"{text!r} is no duration: numbers each with one of h, m, s, ms, such as 168h or 1h30m")
-    return sum(int(number) * _SECONDS[unit] for number, unit in parts)
+Port = Annotated[int, Field(ge=0, le=65535)]
+Bytes = Annotated[int, BeforeValidator(read_bytes), Field(ge=0)]
+Seconds = Annotated[float, BeforeValidator(read_seconds), Field(ge=0)]
+DType = Literal["auto", "bfloat16", "float16", "float32"]
+LOOPBACK = "127.0.0.1"
 
 
-def parse_speculation(text: Any) -> Any:
-    """auto, off, or a fixed number of draft tokens."""
-    if isinstance(text, str) and text not in ("auto", "off"):
-        if not text.isdigit():
-            raise ValueError(f"{text!r} is neither auto nor off nor a number of draft tokens")
-        return int(text)
-    return text
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DrafterChoice:
+    """One drafter of the pool: its name in tables and metrics, and how it predicts."""
+
+    name: str
+    type: DrafterType
+
+    @classmethod
+    def read(cls, text: str) -> Self:
+        """NAME=TYPE, or one of the types alone. Raises ValueError naming the types."""
+        name, kind = read_drafter(text)
+        return cls(name=name, type=kind)
 
 
-def parse_drafter(text: str) -> tuple[str, DrafterType]:
-    """NAME=TYPE, or a type's own lower-case name alone (ngram, head). Raises ValueError naming the types."""
-    name, _, type_name = text.partition("=")
-    by_lower_name = {type_.value.lower(): type_ for type_ in DrafterType}
-    type_ = by_lower_name.get((type_name or name).lower())
-    if not name or type_ is None:
-        choices = ", ".join(type_.value for type_ in DrafterType)
-        raise ValueError(f"{text!r} is no drafter: NAME=TYPE with TYPE one of {choices}")
-    return name, type_
-
-
-Bytes = Annotated[int, BeforeValidator(parse_bytes)]
-Seconds = Annotated[float, BeforeValidator(parse_seconds)]
-Speculation = Annotated[Literal["auto", "off"] | int, BeforeValidator(parse_speculation)]
-
-
-class Settings(BaseSettings):
-    """What every command shares: where the model is and who may use the control port."""
-
+class _Settings(BaseSettings):
     model_config = SettingsConfigDict(
-        env_prefix="BOWSPRIT_",
-        frozen=True,
-        extra="ignore",
-        cli_kebab_case=True,
-        cli_implicit_flags=True,
-        cli_hide_none_type=True,
-        cli_avoid_json=True,
-        protected_namespaces=(),
+        env_prefix="BOWSPRIT_", frozen=True, extra="forbid", validate_default=False, populate_by_name=True
     )
 
-    model: str = Field(description="Path or URI (file://, pvc://) of a .gguf file or a Hugging Face folder.")
-    control_port: int = Field(default=8001, ge=0, le=65535, description="Port of health, metrics and control.")
+
+class ControlSettings(_Settings):
+    """Who may use the control port. Without a JWKS file it asks for no token and listens on loopback only."""
+
+    host: str = Field(default=LOOPBACK, description="Address of the serving port, and of a control port with tokens.")
+    control_port: Port = Field(default=8001, description="Health, metrics and the operator's calls; 0: any free port.")
     control_jwks_file: Path | None = Field(
-        default=None, description="Keys that sign control tokens; without it the control port is on loopback only."
+        default=None,
+        description="Public keys (JWKS) of the cluster's ServiceAccount tokens. Without it no token is asked for and "
+        "the control port listens on loopback only.",
     )
-    control_issuer: str | None = Field(default=None, description="Issuer that a control token must name.")
-    control_audience: str = Field(default="bowsprit-engine", description="Audience that a control token must name.")
-    control_subject: str = Field(
-        default="system:serviceaccount:bowsprit-system:bowsprit-operator",
-        description="The only subject whose control tokens are accepted.",
-    )
-    threads: int | None = Field(default=None, ge=1, description="CPU threads; default: the CPUs this process may use.")
+    control_issuer: str | None = Field(default=None, description="Issuer that a token must name.")
+    control_audience: str = Field(default="bowsprit-engine", description="Audience that a token must name.")
+    control_subject: str | None = Field(default=None, description="Subject that a token must name: the operator.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="Least severity kept.")
 
     @property
     def control_host(self) -> str:
-        """Every address with a token to check, loopback without."""
-        return "0.0.0.0" if self.control_jwks_file is not None else "127.0.0.1"
+        return LOOPBACK if self.control_jwks_file is None else self.host
+
+    @model_validator(mode="after")
+    def _trust_is_complete(self) -> Self:
+        if self.control_jwks_file is not None and (self.control_issuer is None or self.control_subject is None):
+            raise ValueError("control_jwks_file needs control_issuer and control_subject beside it")
+        return self
 
 
-class ServeSettings(Settings):
-    """Serve a model over the OpenAI API, with speculation."""
+class ServeSettings(ControlSettings):
+    """`bowsprit-engine serve`."""
 
-    served_name: str | None = Field(default=None, description="Model name in the API; default: the file's name.")
-    host: str = Field(default="127.0.0.1", description="Address of the OpenAI API.")
-    port: int = Field(default=8000, ge=0, le=65535, description="Port of the OpenAI API.")
-    dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field(default="auto", description="Weights' type.")
-    device: str = Field(default="auto", description="auto, cpu, or cuda.")
-    backend: Literal["auto", "native", "torch"] = Field(default="auto", description="Who executes the model.")
-    load_format: Literal["auto", "dummy"] = Field(default="auto", description="dummy: random weights, for benchmarks.")
-    max_model_len: int | None = Field(default=None, ge=2, description="Longest sequence in tokens; default: model's.")
-    max_batch_size: int = Field(default=16, ge=1, le=256, description="Sequences decoded together.")
-    kv_cache_memory: Bytes = Field(default=2 * 2**30, gt=0, description="Memory of the KV cache, such as 2Gi.")
-    prefill_chunk: int = Field(default=256, ge=16, le=8192, description="Most prompt tokens per step.")
-    draft_tokens_max: int = Field(default=8, ge=0, le=16, description="Most draft tokens of a sequence in a step.")
-    drafter: list[str] = Field(
-        default=["ngram=NGram"], description="NAME=TYPE of a drafter, repeatable; types: NGram, Head."
+    model: str = Field(description="The model: a .gguf file or a Hugging Face folder, as path, file:// or pvc:// URI.")
+    served_name: str = Field(default="", description="Name that requests use.", json_schema_extra={"auto": "file name"})
+    port: Port = Field(default=8000, description="The OpenAI port; 0: any free port.")
+    dtype: DType = Field(default="auto", description="How weights are held: auto, bfloat16, float16, float32.")
+    device: str = Field(default="auto", description="auto (a GPU where there is one), cpu, cuda, cuda:1 …")
+    backend: Literal["auto", "native", "torch"] = Field(
+        default="auto", description="Who computes: auto, native (C++ on the CPU), torch."
     )
-    speculation: Speculation = Field(default="auto", description="auto, off, or a fixed number of draft tokens.")
-    metrics_prefix: Literal["bowsprit", "vllm"] = Field(default="bowsprit", description="Prefix of metric names.")
-    max_body_bytes: Bytes = Field(default=4 * 2**20, gt=0, description="Largest request body, such as 4Mi.")
-    drain_seconds: Seconds = Field(default=30.0, ge=0, description="How long running requests may finish on SIGTERM.")
-    capture_uri: str | None = Field(default=None, description="Folder (file://) for captured traffic; default: none.")
-    capture_sample_rate: float = Field(default=1.0, ge=0, le=1, description="Share of requests that is captured.")
-    capture_max_tokens: int = Field(default=2_000_000, ge=0, description="Most captured tokens kept by this pod.")
-    capture_retention: Seconds = Field(default=168 * 3600.0, gt=0, description="Age at which shards are deleted.")
+    load_format: Literal["auto", "dummy"] = Field(default="auto", description="dummy: random weights, for experiments.")
+    threads: int | None = Field(
+        default=None, ge=1, description="Threads of a step.", json_schema_extra={"auto": "the CPUs this process has"}
+    )
+    max_model_len: int | None = Field(
+        default=None,
+        ge=2,
+        description="Most tokens of a sequence, prompt included.",
+        json_schema_extra={"auto": "the model's"},
+    )
+    max_batch_size: int = Field(default=8, ge=1, le=1024, description="Most sequences in one step.")
+    kv_cache_memory: Bytes | None = Field(
+        default=None,
+        description="Memory of the KV cache, e.g. 2Gi.",
+        json_schema_extra={"auto": "for a full batch of full sequences, at most a quarter of what is free"},
+    )
+    prefill_chunk: int = Field(default=256, ge=1, description="Most prompt tokens of one step, over all sequences.")
+    draft_tokens_max: int = Field(default=8, ge=0, le=64, description="Most draft tokens of a sequence in one step.")
+    drafter: Annotated[tuple[DrafterChoice, ...], NoDecode] = Field(
+        default=(
+            DrafterChoice(name="ngram", type=DrafterType.NGRAM),
+            DrafterChoice(name="head", type=DrafterType.HEAD),
+        ),
+        description="A drafter as NAME=TYPE (NGram, Head), repeatable; a head drafts once a speculator is loaded.",
+        json_schema_extra={"auto": "ngram=NGram head=Head"},
+    )
+    speculation: Annotated[Literal["auto", "off"] | int, BeforeValidator(read_speculation)] = Field(
+        default="auto", description="auto (what pays, up to the maximum), off, or a fixed number of draft tokens."
+    )
+    metrics_prefix: Literal["bowsprit", "vllm"] = Field(
+        default="bowsprit", description="vllm: names that vLLM's dashboards read."
+    )
+    max_body_bytes: Bytes = Field(default=8 << 20, description="Largest request body, e.g. 8Mi.")
+    drain_seconds: Seconds = Field(default=45.0, description="How long running streams may take after SIGTERM.")
+    capture_uri: str | None = Field(
+        default=None,
+        description="Folder that captured traffic is written to (file:// or pvc://).",
+        json_schema_extra={"auto": "nothing is captured"},
+    )
     capture_consent: Literal["all", "header-only", "none"] = Field(
-        default="all", description="header-only: only requests with x-bowsprit-capture: allow."
+        default="all", description="Whose requests are kept; header-only: those with `x-bowsprit-capture: allow`."
     )
-    capture_flush_seconds: Seconds = Field(default=10.0, gt=0, description="Longest time before a shard is written.")
-    capture_flush_requests: int = Field(default=64, ge=1, description="Most requests before a shard is written.")
+    capture_sample_rate: float = Field(default=1.0, ge=0, le=1, description="Share of the requests that are kept.")
+    capture_max_tokens: int = Field(default=2_000_000, ge=0, description="Tokens kept; beyond them the oldest go.")
+    capture_retention: Seconds = Field(default=7 * 86400.0, description="Age at which shards are deleted, e.g. 168h.")
+    capture_flush_seconds: Seconds = Field(default=10.0, description="A shard is written at least this often …")
+    capture_flush_requests: int = Field(default=64, ge=1, description="… or after so many requests.")
+    pod_name: str = Field(default_factory=socket.gethostname, validation_alias=AliasChoices("pod_name", "POD_NAME"))
+    pod_uid: str = Field(
+        default_factory=lambda: f"{socket.gethostname()}-{os.getpid()}",
+        validation_alias=AliasChoices("pod_uid", "POD_UID"),
+        pattern=r"^[A-Za-z0-9._-]{1,128}$",
+    )
 
-    @field_validator("drafter")
+    @field_validator("drafter", mode="before")
     @classmethod
-    def _drafters_are_named_once(cls, drafters: list[str]) -> list[str]:
-        names = [parse_drafter(drafter)[0] for drafter in drafters]
+    def _read_drafters(cls, value: object) -> object:
+        words = value.split() if isinstance(value, str) else value
+        if isinstance(words, list | tuple):
+            return tuple(DrafterChoice.read(word) if isinstance(word, str) else word for word in words)
+        return words
+
+    @field_validator("drafter", mode="after")
+    @classmethod
+    def _names_differ(cls, drafters: tuple[DrafterChoice, ...]) -> tuple[DrafterChoice, ...]:
+        names = [drafter.name for drafter in drafters]
         if len(set(names)) != len(names):
-            raise ValueError(f"two drafters share a name: {names}")
+            raise ValueError(f"two drafters share a name: {' '.join(names)}")
         return drafters
 
-    @property
-    def drafters(self) -> tuple[tuple[str, DrafterType], ...]:
-        """(name, type) in order of preference."""
-        return tuple(parse_drafter(drafter) for drafter in self.drafter)
+    @model_validator(mode="before")
+    @classmethod
+    def _default_name(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """The file's or folder's name, without .gguf."""
+        if not values.get("served_name") and isinstance(values.get("model"), str):
+            path = PurePosixPath(urlsplit(values["model"]).path.rstrip("/"))
+            return values | {"served_name": path.stem if path.suffix == ".gguf" else path.name or "model"}
+        return values
+
+    @model_validator(mode="after")
+    def _speculation_fits(self) -> Self:
+        if isinstance(self.speculation, int) and not 0 <= self.speculation <= self.draft_tokens_max:
+            raise ValueError(
+                f"speculation {self.speculation} is not within 0 and draft_tokens_max {self.draft_tokens_max}"
+            )
+        return self
 
 
-class TrainSettings(Settings):
-    """Train one speculator on captured traffic, judge it, store it, and write the result to the termination log."""
+class TrainSettings(ControlSettings):
+    """`bowsprit-engine train`: one run, from captured traffic to an evaluated speculator."""
 
-    model_name: str = Field(description="The served name of the model whose traffic this is.")
-    capture_uri: str = Field(description="Folder (file://) with the captured shards.")
-    output_uri: str = Field(description="Folder (file://) that the speculator is stored in.")
-    revision: str = Field(description="Name of the revision that this run makes.")
-    drafter: str = Field(default="head", description="Name of the drafter that is trained.")
-    parent_uri: str | None = Field(default=None, description="The incumbent's folder: warm start and comparison.")
-    parent_sha256: Sha256 | None = Field(default=None, description="Expected sha256 of the incumbent's weights.")
-    parent_revision: str | None = Field(default=None, description="Name of the incumbent's revision.")
-    base_uri: str | None = Field(default=None, description="Folder with the base sample, for replay and judging.")
-    min_holdout_requests: int = Field(default=200, ge=1, description="Fewest held-out requests to judge on.")
-    draft_tokens: int = Field(default=4, ge=1, le=16, description="Draft tokens that are trained and judged.")
-    deadline_seconds: Seconds = Field(default=3600.0, gt=0, description="The run ends before, with what it has.")
-    termination_log: Path = Field(default=Path("/dev/termination-log"), description="Where the result is written.")
+    host: str = Field(default="0.0.0.0", description="Address of a control port with tokens.")
+    model: str = Field(description="The target model, as `serve` takes it.")
+    capture_uri: str = Field(description="Folder of captured traffic.")
+    output_uri: str = Field(description="Folder that the speculator is written to.")
+    revision: str = Field(min_length=1, max_length=253, description="Name of the speculator's revision.")
+    drafter: str = Field(default="head", description="Name of the drafter that it is for.")
+    model_name: str = Field(default="", description="The model's served name, for the record.")
+    parent_uri: str | None = Field(default=None, description="Speculator in use: started from and compared with.")
+    parent_sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$", description="Of its weights file.")
+    parent_revision: str | None = Field(default=None, description="Its revision.")
+    base_uri: str | None = Field(default=None, description="Folder of the base sample that is replayed and judged too.")
+    min_holdout_requests: int = Field(default=200, ge=1, description="Least requests that the evaluation rests on.")
+    draft_tokens: int = Field(
+        default=4, ge=1, le=64, description="Draft tokens that the head is trained and judged for."
+    )
+    deadline_seconds: Seconds = Field(default=3600.0, description="The run ends itself by then, and says so.")
+    threads: int = Field(default=1, ge=1, description="Threads; one leaves the machine to the engines.")
+    max_tokens: int | None = Field(
+        default=None, ge=1, description="Newest captured tokens that are read.", json_schema_extra={"auto": "all"}
+    )
+    termination_log: Path | None = Field(
+        default=None,
+        description="File for the result, e.g. /dev/termination-log.",
+        json_schema_extra={"auto": "standard output"},
+    )
+
+
+SettingsT = TypeVar("SettingsT", bound=ControlSettings)
+
+
+def settings_from(kind: type[SettingsT], given: Mapping[str, Any]) -> SettingsT:
+    """Settings from what was given as flags, the environment and the defaults.
+
+    Raises CallerError: one line per bad value, each naming the flag, the value and the limit.
+    """
+    try:
+        return kind(**{name: value for name, value in given.items() if value is not None})
+    except ValidationError as error:
+        lines = [_explained(dict(problem)) for problem in error.errors()]
+        raise CallerError("\n".join(lines), param=str(next(iter(error.errors()[0]["loc"]), ""))) from error
+
+
+def _explained(problem: dict[str, Any]) -> str:
+    message = str(problem["msg"]).removeprefix("Value error, ")
+    if not problem["loc"]:
+        return message
+    flag = "--" + str(problem["loc"][0]).replace("_", "-")
+    if problem["type"] == "missing":
+        return f"{flag} is missing"
+    return f"{flag}: {problem['input']!r} is not accepted: {message}"

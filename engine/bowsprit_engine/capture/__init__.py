@@ -1,0 +1,1 @@
+"""What of the traffic is kept for training, and how: consent, budget, shards."""
