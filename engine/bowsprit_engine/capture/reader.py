@@ -1,73 +1,69 @@
-"""Reading captured traffic back: whole shards in the order of their time, the unreadable ones named, never hidden.
+"""Captured traffic within a window, for training: what could be read, and what could not and why.
 
-Decides which requests fit a model and a window. Refuses to know what they are used for.
+Decides order and limits; an unreadable shard is reported and never fails the read.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
-from pathlib import Path
 
-import pyarrow as pa
+from bowsprit_engine.capture import schema
+from bowsprit_engine.capture.schema import CapturedRequest
+from bowsprit_engine.capture.store import ShardStore
+from bowsprit_engine.errors import WorldError
 
-from bowsprit_engine.capture import shard
-from bowsprit_engine.capture.shard import CapturedRequest
-from bowsprit_engine.models.uri import resolve_uri
+__all__ = ["CapturedRequest", "CapturedTraffic", "read_shards"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CapturedTraffic:
-    """What was read. `shards` counts the readable ones; `unreadable` names the others with the cause."""
+    """`requests` in the order of their time. `unreadable`: (shard, reason). `shards`: how many were read.
 
-    requests: tuple[CapturedRequest, ...]
-    unreadable: tuple[tuple[str, str], ...]
-    shards: int
+    `other_models`: requests left out because another model (digest) answered them.
+    """
+
+    requests: list[CapturedRequest] = field(default_factory=list)
+    unreadable: list[tuple[str, str]] = field(default_factory=list)
+    shards: int = 0
+    other_models: int = 0
 
 
 def read_shards(
     uri: str, *, model_digest: str, since: datetime | None = None, max_tokens: int | None = None
 ) -> CapturedTraffic:
-    """The requests of this model, newest last, at most `max_tokens` of the newest.
+    """The newest requests that this model answered after `since` (aware), at most `max_tokens` tokens of them.
 
-    A folder that isn't there holds no traffic. Requests of another digest are left out: their tokens are another
-    model's.
+    Raises WorldError CaptureUnreadable when the folder itself can't be listed; a folder without shards is empty traffic.
     """
-    folder = resolve_uri(uri)
-    found: list[CapturedRequest] = []
+    try:
+        store = ShardStore(uri)
+        newest_first = store.shards()[::-1]
+    except OSError as error:
+        raise WorldError(f"captured traffic at {uri} can't be listed: {error}", reason="CaptureUnreadable") from error
+    requests: list[CapturedRequest] = []
     unreadable: list[tuple[str, str]] = []
-    paths = _paths(folder)
-    for path in paths:
-        try:
-            found += shard.read(path)
-        except (OSError, pa.ArrowException) as error:
-            unreadable.append((path.name, f"{type(error).__name__}: {error}"))
-    fitting = [
-        request
-        for request in found
-        if request.model_digest == model_digest and (since is None or request.time >= since)
-    ]
-    fitting.sort(key=lambda request: request.time)
-    return CapturedTraffic(
-        requests=tuple(_newest(fitting, max_tokens)),
-        unreadable=tuple(unreadable),
-        shards=len(paths) - len(unreadable),
-    )
-
-
-def _paths(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        return []
-    return sorted(path for path in folder.iterdir() if path.suffix == shard.SUFFIX and not path.name.startswith("."))
-
-
-def _newest(requests: list[CapturedRequest], max_tokens: int | None) -> list[CapturedRequest]:
-    if max_tokens is None:
-        return requests
-    kept, num_tokens = 0, 0
-    for request in reversed(requests):
-        num_tokens += request.num_tokens
-        if num_tokens > max_tokens:
+    tokens = num_read = other_models = 0
+    for shard in newest_first:
+        if (max_tokens is not None and tokens >= max_tokens) or (since is not None and shard.time < since):
             break
-        kept += 1
-    return requests[len(requests) - kept :]
+        try:
+            rows = schema.decode(store.read(shard.name))
+        except (OSError, ValueError) as error:
+            unreadable.append((shard.name, _first_line(error)))
+            continue
+        num_read += 1
+        for request in sorted(rows, key=lambda row: row.time, reverse=True):
+            if request.model_digest != model_digest:
+                other_models += 1
+            elif (since is None or request.time >= since) and (
+                max_tokens is None or tokens + request.num_tokens <= max_tokens
+            ):
+                requests.append(request)
+                tokens += request.num_tokens
+    requests.sort(key=lambda request: request.time)
+    return CapturedTraffic(requests=requests, unreadable=unreadable, shards=num_read, other_models=other_models)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
