@@ -115,7 +115,9 @@ def _read(path: Path) -> GGUFReader:
         return GGUFReader(path)
     except (ValueError, KeyError, IndexError, TypeError, OverflowError, UnicodeDecodeError, OSError) as error:
         size = path.stat().st_size
-        raise ModelError(f"{path}: GGUF of {size} bytes is truncated or damaged: {error}", reason="CorruptModel") from error
+        raise ModelError(
+            f"{path}: GGUF of {size} bytes is truncated or damaged: {error}", reason="CorruptModel"
+        ) from error
 
 
 def _hugging_face_name(name: str) -> str:

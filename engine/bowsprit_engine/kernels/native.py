@@ -1,0 +1,274 @@
+"""The binding of the native library (bowsprit_engine/native, C++) by ctypes, which releases the GIL during a call.
+
+Decides which compiled variant this processor runs and loads it once per process; names where it looked when there is
+none. Knows tensors' layouts for C++ and nothing of models on disk.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from collections.abc import Sequence
+from ctypes import POINTER, Structure, byref, c_char_p, c_double, c_float, c_int, c_int64, c_uint32, c_uint64, c_void_p
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from bowsprit_engine.errors import WorldError
+from bowsprit_engine.native.cpus import available_cpus, cpus_to_pin
+from bowsprit_engine.native.variants import cpu_features, search_path, usable
+
+MULTIPLE = 16  # hidden size, MLP width and head_dim of a model must be multiples of it
+
+
+class PackedArgs(Structure):
+    """A weight in the packed layout of gemm.hpp."""
+
+    _fields_ = [("data", c_void_p), ("rows", c_int64), ("columns", c_int64)]
+
+
+class LayerArgs(Structure):
+    _fields_ = [
+        ("qkv", PackedArgs),
+        ("output", PackedArgs),
+        ("gate_up", PackedArgs),
+        ("down", PackedArgs),
+        ("attention_norm", c_void_p),
+        ("mlp_norm", c_void_p),
+    ]
+
+
+class Shape(Structure):
+    _fields_ = [
+        ("vocab_size", c_int64),
+        ("hidden_size", c_int64),
+        ("intermediate_size", c_int64),
+        ("num_layers", c_int64),
+        ("num_heads", c_int64),
+        ("num_kv_heads", c_int64),
+        ("head_dim", c_int64),
+        ("max_positions", c_int64),
+        ("rms_norm_eps", c_float),
+    ]
+
+
+class ModelArgs(Structure):
+    _fields_ = [
+        ("shape", Shape),
+        ("embedding", PackedArgs),
+        ("lm_head", PackedArgs),
+        ("final_norm", c_void_p),
+        ("cos", c_void_p),
+        ("sin", c_void_p),
+        ("layers", POINTER(LayerArgs)),
+    ]
+
+
+class StepArgs(Structure):
+    _fields_ = [
+        ("num_rows", c_int64),
+        ("num_sequences", c_int64),
+        ("max_blocks", c_int64),
+        ("num_logit_rows", c_int64),
+        ("token_ids", c_void_p),
+        ("positions", c_void_p),
+        ("row_sequences", c_void_p),
+        ("block_tables", c_void_p),
+        ("logit_rows", c_void_p),
+        ("hidden", c_void_p),
+        ("logits", c_void_p),
+        ("cpu_seconds", c_double),
+    ]
+
+
+class DrawArgs(Structure):
+    _fields_ = [
+        ("num_rows", c_int64),
+        ("vocab_size", c_int64),
+        ("logits", c_void_p),
+        ("temperature", c_void_p),
+        ("top_k", c_void_p),
+        ("top_p", c_void_p),
+        ("min_p", c_void_p),
+        ("seeds", c_void_p),
+        ("positions", c_void_p),
+        ("token_ids", c_void_p),
+    ]
+
+
+_SIGNATURES: dict[str, tuple[object, Sequence[object]]] = {
+    "bowsprit_variant": (c_char_p, []),
+    "bowsprit_last_error": (c_char_p, []),
+    "bowsprit_configure": (c_int, [c_int, POINTER(c_int), c_int]),
+    "bowsprit_num_threads": (c_int, []),
+    "bowsprit_packed_size": (c_int64, [c_int64, c_int64]),
+    "bowsprit_pack": (None, [c_void_p, c_void_p, c_int64, c_int64]),
+    "bowsprit_unpack_rows": (None, [POINTER(PackedArgs), c_void_p, c_int64, c_void_p]),
+    "bowsprit_linear": (c_int, [POINTER(PackedArgs), c_void_p, c_int64, c_void_p]),
+    "bowsprit_draw": (c_int, [POINTER(DrawArgs)]),
+    "bowsprit_philox": (None, [c_uint64, c_uint64, c_uint32, c_int64, c_void_p]),
+    "bowsprit_model_new": (c_void_p, [POINTER(ModelArgs)]),
+    "bowsprit_model_free": (None, [c_void_p]),
+    "bowsprit_model_set_kv": (None, [c_void_p, c_void_p, c_int64]),
+    "bowsprit_model_step": (c_int, [c_void_p, POINTER(StepArgs)]),
+}
+
+
+@functools.cache
+def library() -> ctypes.CDLL:
+    """The library, loaded once, with as many threads as processors. Raises WorldError naming where it looked."""
+    loaded = load(find_library(cpu_features(), search_path()))
+    _configure(loaded, available_cpus())
+    return loaded
+
+
+def find_library(features: frozenset[str], folders: Sequence[Path]) -> Path:
+    """The best variant that a processor with these features runs, in the first folder that has it."""
+    variants = usable(features)
+    if not variants:
+        raise WorldError("the native kernels need a processor with AVX2, FMA and BMI2", reason="CpuNotSupported")
+    for variant in variants:
+        for folder in folders:
+            if (folder / variant.file_name).is_file():
+                return folder / variant.file_name
+    looked = ", ".join(dict.fromkeys(str(folder) for folder in folders))
+    raise WorldError(
+        f"no {' or '.join(variant.file_name for variant in variants)} in {looked}: "
+        "build it with `python -m bowsprit_engine.native.build`",
+        reason="NativeLibraryMissing",
+    )
+
+
+def load(path: Path) -> ctypes.CDLL:
+    """Load one library file and declare its functions."""
+    try:
+        loaded = ctypes.CDLL(str(path))
+    except OSError as error:
+        raise WorldError(f"{path}: not loadable: {error}", reason="NativeLibraryBroken") from error
+    for name, (result, arguments) in _SIGNATURES.items():
+        function = getattr(loaded, name)
+        function.restype, function.argtypes = result, arguments
+    return loaded
+
+
+def set_num_threads(num_threads: int) -> None:
+    """Threads of the process's pool. Call it before serving: no step may be running."""
+    if num_threads < 1:
+        raise ValueError(f"num_threads is {num_threads}, the least is 1")
+    if num_threads != library().bowsprit_num_threads():
+        _configure(library(), num_threads)
+
+
+def num_threads() -> int:
+    """Threads of the process's pool."""
+    return int(library().bowsprit_num_threads())
+
+
+def variant() -> str:
+    """Name of the instruction set in use."""
+    name: bytes = library().bowsprit_variant()
+    return name.decode()
+
+
+def _configure(loaded: ctypes.CDLL, num_threads: int) -> None:
+    cpus = cpus_to_pin(num_threads)
+    _check(loaded, loaded.bowsprit_configure(num_threads, (c_int * len(cpus))(*cpus), len(cpus)))
+
+
+def _check(loaded: ctypes.CDLL, status: int) -> None:
+    if status:
+        message: bytes = loaded.bowsprit_last_error()
+        raise RuntimeError(f"native kernels: {message.decode()}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PackedWeight:
+    """A [rows, columns] weight as bf16 in the layout of gemm.hpp; columns are even, with a column of zeros if need be."""
+
+    storage: Tensor  # [packed elements] bfloat16
+    rows: int
+    columns: int
+
+    @classmethod
+    def of(cls, weight: Tensor) -> PackedWeight:  # [rows, columns], any floating dtype
+        source = weight.detach().to(device="cpu", dtype=torch.bfloat16)
+        if source.shape[1] % 2:
+            source = torch.nn.functional.pad(source, (0, 1))
+        source = source.contiguous()
+        rows, columns = source.shape
+        storage = torch.empty(library().bowsprit_packed_size(rows, columns), dtype=torch.bfloat16)
+        library().bowsprit_pack(source.data_ptr(), storage.data_ptr(), rows, columns)
+        return cls(storage=storage, rows=rows, columns=columns)
+
+    def args(self) -> PackedArgs:
+        return PackedArgs(data=self.storage.data_ptr(), rows=self.rows, columns=self.columns)
+
+    def take_rows(self, ids: Tensor) -> Tensor:  # [n] int64 to [n, columns] float32
+        """Rows as float32. Raises IndexError for an id outside the weight."""
+        wanted = ids.to(device="cpu", dtype=torch.int64).contiguous()
+        if wanted.numel() and not 0 <= int(wanted.min()) <= int(wanted.max()) < self.rows:
+            raise IndexError(f"row {int(wanted.min())}..{int(wanted.max())} is not within 0 and {self.rows - 1}")
+        out = torch.empty(wanted.numel(), self.columns)
+        library().bowsprit_unpack_rows(byref(self.args()), wanted.data_ptr(), wanted.numel(), out.data_ptr())
+        return out
+
+
+class PackedLinear:
+    """x @ weight^T with the weight kept as packed bf16; a row's result is bitwise independent of the number of rows."""
+
+    def __init__(self, weight: Tensor) -> None:  # [N, K]
+        self._in_features = weight.shape[1]
+        self._weight = PackedWeight.of(weight)
+
+    def __call__(self, x: Tensor) -> Tensor:  # [M, K] float32 to [M, N] float32
+        if x.ndim != 2 or x.shape[1] != self._in_features:
+            raise ValueError(f"x has shape {tuple(x.shape)}, expected [rows, {self._in_features}]")
+        values = x.detach().to(device="cpu", dtype=torch.float32)
+        if self._in_features != self._weight.columns:
+            values = torch.nn.functional.pad(values, (0, 1))
+        values = values.contiguous()
+        out = torch.empty(values.shape[0], self._weight.rows)
+        status = library().bowsprit_linear(
+            byref(self._weight.args()), values.data_ptr(), values.shape[0], out.data_ptr()
+        )
+        _check(library(), status)
+        return out
+
+
+def draw(
+    logits: Tensor,  # [rows, vocab] float32
+    temperature: Tensor,  # [rows] float32
+    top_k: Tensor,  # [rows] int32
+    top_p: Tensor,  # [rows] float32
+    min_p: Tensor,  # [rows] float32
+    seeds: Tensor,  # [rows] int64, the seed's 64 bits
+    positions: Tensor,  # [rows] int64, of the token being drawn
+) -> Tensor:  # [rows] int64
+    """The keyed draw of kernels/reference.py for every row."""
+    num_rows, vocab_size = logits.shape
+    tensors = {
+        "logits": logits.to(torch.float32).contiguous(),
+        "temperature": temperature.to(torch.float32).contiguous(),
+        "top_k": top_k.to(torch.int32).contiguous(),
+        "top_p": top_p.to(torch.float32).contiguous(),
+        "min_p": min_p.to(torch.float32).contiguous(),
+        "seeds": seeds.to(torch.int64).contiguous(),
+        "positions": positions.to(torch.int64).contiguous(),
+        "token_ids": torch.empty(num_rows, dtype=torch.int64),
+    }
+    for name, tensor in tensors.items():
+        if tensor.shape[0] != num_rows:
+            raise ValueError(f"{name} has {tensor.shape[0]} rows, logits have {num_rows}")
+    pointers = {name: tensor.data_ptr() for name, tensor in tensors.items()}
+    args = DrawArgs(num_rows=num_rows, vocab_size=vocab_size, **pointers)
+    _check(library(), library().bowsprit_draw(byref(args)))
+    return tensors["token_ids"]
+
+
+def philox_words(*, seed: int, position: int, first: int, count: int) -> Tensor:  # [count] int64
+    """First Philox output words of the counters (first + i, position, 0, 0), for tests of the draw's noise."""
+    words = torch.empty(count, dtype=torch.int32)
+    library().bowsprit_philox(seed, position, first, count, words.data_ptr())
+    return words.to(torch.int64) & 0xFFFFFFFF

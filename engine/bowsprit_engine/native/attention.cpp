@@ -1,0 +1,143 @@
+#include "attention.hpp"
+
+#include <algorithm>
+#include <limits>
+
+namespace bowsprit {
+namespace {
+
+constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
+
+// Scores of `kBlocks` consecutive KV blocks for all queries; kBlocks > 1 only gives few queries enough independent sums.
+template <int kQueries, int kBlocks>
+void score_blocks(const KvView& kv, int64_t head, const int32_t* block_table, int64_t first_block, const Query* queries,
+                  float* scores, int64_t stride) {
+  Vec sums[kQueries][kBlocks * kVecsPerBlock];
+  const Bf16* keys[kBlocks];
+  for (int b = 0; b < kBlocks; b++) keys[b] = kv.keys(block_table[first_block + b], head);
+  for (int q = 0; q < kQueries; q++)
+    for (int v = 0; v < kBlocks * kVecsPerBlock; v++) sums[q][v] = zero();
+  for (int64_t d = 0; d < kv.head_dim; d += 2) {
+#pragma GCC unroll 8
+    for (int v = 0; v < kBlocks * kVecsPerBlock; v++) {
+      const IntVec pairs = load_pairs(keys[v / kVecsPerBlock] + d * kBlock + v % kVecsPerBlock * 2 * kWidth);
+      const Vec first = first_of_pairs(pairs), second = second_of_pairs(pairs);
+#pragma GCC unroll 6
+      for (int q = 0; q < kQueries; q++) {
+        sums[q][v] = fma(splat(queries[q].q[d]), first, sums[q][v]);
+        sums[q][v] = fma(splat(queries[q].q[d + 1]), second, sums[q][v]);
+      }
+    }
+  }
+  for (int q = 0; q < kQueries; q++)
+    for (int v = 0; v < kBlocks * kVecsPerBlock; v++)
+      store(scores + q * stride + first_block * kBlock + v * kWidth, sums[q][v]);
+}
+
+// Scores to unnormalised weights in place, 0 beyond num_tokens; returns 1 / their sum.
+float soften(float* scores, int64_t num_tokens) {
+  Vec highest = splat(kMinusInfinity);
+  for (int64_t j = 0; j < num_tokens; j += kWidth)
+    highest = max(highest, keep_first(load(scores + j), static_cast<int>(std::min<int64_t>(num_tokens - j, kWidth)), kMinusInfinity));
+  const Vec top = splat(largest(highest));
+  Vec total = zero();
+  for (int64_t j = 0; j < num_tokens; j += kWidth) {
+    const Vec weight = keep_first(exponential(sub(load(scores + j), top)), static_cast<int>(std::min<int64_t>(num_tokens - j, kWidth)), 0.0f);
+    store(scores + j, weight);
+    total = add(total, weight);
+  }
+  return 1.0f / sum(total);
+}
+
+// Weighted sums of `kUnits` x 16 dimensions of the values, from dimension `d` on. All queries go together through
+// the tokens that all of them see; then each goes on alone, so that it never touches a later row's values.
+template <int kQueries, int kUnits>
+void sum_values(const KvView& kv, int64_t head, const int32_t* block_table, const Query* queries, const float* scores,
+                int64_t stride, const float* inverse, int64_t d) {
+  constexpr int kVecs = kUnits * kVecsPerBlock;
+  Vec sums[kQueries][kVecs];
+  for (int q = 0; q < kQueries; q++)
+    for (int v = 0; v < kVecs; v++) sums[q][v] = zero();
+  const auto values = [&](int64_t token) {
+    return kv.values(block_table[token / kBlock], head) + (token % kBlock * kv.head_dim + 2 * d);
+  };
+  const int64_t shared = queries[0].num_tokens / 2 * 2;
+  for (int64_t begin = 0; begin < shared; begin += kBlock) {
+    const Bf16* at = values(begin);
+    const int64_t end = std::min<int64_t>(begin + kBlock, shared);
+    for (int64_t j = begin; j < end; j += 2, at += 2 * kv.head_dim) {
+#pragma GCC unroll 8
+      for (int v = 0; v < kVecs; v++) {
+        const IntVec pairs = load_pairs(at + v * 2 * kWidth);
+        const Vec first = first_of_pairs(pairs), second = second_of_pairs(pairs);
+#pragma GCC unroll 6
+        for (int q = 0; q < kQueries; q++) {
+          sums[q][v] = fma(splat(scores[q * stride + j]), first, sums[q][v]);
+          sums[q][v] = fma(splat(scores[q * stride + j + 1]), second, sums[q][v]);
+        }
+      }
+    }
+  }
+#pragma GCC unroll 6
+  for (int q = 0; q < kQueries; q++) {
+    for (int64_t j = shared; j < queries[q].num_tokens; j += 2) {
+      const Bf16* at = values(j);
+#pragma GCC unroll 8
+      for (int v = 0; v < kVecs; v++) {
+        const IntVec pairs = load_pairs(at + v * 2 * kWidth);
+        sums[q][v] = fma(splat(scores[q * stride + j]), first_of_pairs(pairs), sums[q][v]);
+        if (j + 1 < queries[q].num_tokens)
+          sums[q][v] = fma(splat(scores[q * stride + j + 1]), second_of_pairs(pairs), sums[q][v]);
+      }
+    }
+#pragma GCC unroll 8
+    for (int v = 0; v < kVecs; v++) store_act(queries[q].out + d + v * kWidth, mul(sums[q][v], splat(inverse[q])));
+  }
+}
+
+template <int kQueries>
+void attend_together(const KvView& kv, int64_t head, const int32_t* block_table, const Query* queries,
+                     std::vector<float>& scores) {
+  constexpr int kScoreBlocks = kQueries == 1 ? 4 : kQueries <= 3 ? 2 : 1;
+  constexpr int kUnits = kQueries == 1 ? 4 : kQueries <= 3 ? 2 : 1;
+  const int64_t num_blocks = (queries[kQueries - 1].num_tokens + kBlock - 1) / kBlock;
+  const int64_t stride = num_blocks * kBlock;
+  if (static_cast<int64_t>(scores.size()) < kQueries * stride) scores.resize(kQueries * stride);
+  int64_t b = 0;
+  for (; b + kScoreBlocks <= num_blocks; b += kScoreBlocks)
+    score_blocks<kQueries, kScoreBlocks>(kv, head, block_table, b, queries, scores.data(), stride);
+  for (; b < num_blocks; b++) score_blocks<kQueries, 1>(kv, head, block_table, b, queries, scores.data(), stride);
+  float inverse[kQueries];
+  for (int q = 0; q < kQueries; q++) inverse[q] = soften(scores.data() + q * stride, queries[q].num_tokens);
+  int64_t d = 0;
+  for (; d + kUnits * kBlock <= kv.head_dim; d += kUnits * kBlock)
+    sum_values<kQueries, kUnits>(kv, head, block_table, queries, scores.data(), stride, inverse, d);
+  for (; d < kv.head_dim; d += kBlock)
+    sum_values<kQueries, 1>(kv, head, block_table, queries, scores.data(), stride, inverse, d);
+}
+
+}  // namespace
+
+void write_kv(const KvView& kv, int64_t block, int64_t head, int slot, const float* key, const float* value) {
+  Bf16* keys = kv.keys(block, head) + slot * 2;
+  Bf16* values = kv.values(block, head) + slot / 2 * 2 * kv.head_dim + slot % 2;
+  for (int64_t d = 0; d < kv.head_dim; d += 2) {
+    keys[d * kBlock] = narrow(key[d]);
+    keys[d * kBlock + 1] = narrow(key[d + 1]);
+  }
+  for (int64_t d = 0; d < kv.head_dim; d++) values[2 * d] = narrow(value[d]);
+}
+
+void attend(const KvView& kv, int64_t head, const int32_t* block_table, const Query* queries, int num_queries,
+            std::vector<float>& scores) {
+  switch (num_queries) {
+    case 1: return attend_together<1>(kv, head, block_table, queries, scores);
+    case 2: return attend_together<2>(kv, head, block_table, queries, scores);
+    case 3: return attend_together<3>(kv, head, block_table, queries, scores);
+    case 4: return attend_together<4>(kv, head, block_table, queries, scores);
+    case 5: return attend_together<5>(kv, head, block_table, queries, scores);
+    default: return attend_together<6>(kv, head, block_table, queries, scores);
+  }
+}
+
+}  // namespace bowsprit

@@ -1,0 +1,10 @@
+// RMS norm (Zhang and Sennrich, 2019): x / sqrt(mean(x^2) + eps) * weight, one row. `size` is a multiple of 16.
+#pragma once
+
+#include "simd.hpp"
+
+namespace bowsprit {
+
+void rms_norm(const float* x, const float* weight, float eps, int64_t size, Act* out);
+
+}  // namespace bowsprit

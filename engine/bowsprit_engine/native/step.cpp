@@ -1,0 +1,160 @@
+#include "step.hpp"
+
+#include <algorithm>
+#include <cmath>
+
+#include "activation.hpp"
+#include "norm.hpp"
+#include "rotary.hpp"
+
+namespace bowsprit {
+
+Model::Model(const Shape& shape, const Packed& embedding, const Packed& lm_head, const float* final_norm,
+             const float* cos, const float* sin)
+    : layers(shape.num_layers),
+      shape_(shape),
+      embedding_(embedding),
+      lm_head_(lm_head),
+      final_norm_(final_norm),
+      cos_(cos),
+      sin_(sin),
+      qkv_width_((shape.num_heads + 2 * shape.num_kv_heads) * shape.head_dim) {
+  const int64_t group = shape.num_heads / shape.num_kv_heads;
+  heads_per_pass_ = std::min<int64_t>(group, kMaxQueries);
+  rows_per_pass_ = std::max<int64_t>(1, kMaxQueries / group);
+}
+
+void Model::set_kv(Bf16* kv, int64_t num_blocks) {
+  kv_ = kv;
+  num_blocks_ = num_blocks;
+}
+
+std::string Model::fault(const Rows& rows) const {
+  const auto outside = [](const char* what, int64_t value, int64_t limit) {
+    return std::string(what) + " " + std::to_string(value) + " is not within 0 and " + std::to_string(limit - 1);
+  };
+  if (kv_ == nullptr) return "allocate_kv comes before the first step";
+  for (int64_t r = 0; r < rows.num_rows; r++) {
+    const int64_t token = rows.token_ids[r], position = rows.positions[r], sequence = rows.row_sequences[r];
+    if (token < 0 || token >= shape_.vocab_size) return outside("token id", token, shape_.vocab_size);
+    if (sequence < 0 || sequence >= rows.num_sequences) return outside("sequence", sequence, rows.num_sequences);
+    const int64_t limit = std::min(shape_.max_positions, rows.max_blocks * kBlock);
+    if (position < 0 || position >= limit) return outside("position", position, limit);
+  }
+  for (int64_t i = 0; i < rows.num_sequences * rows.max_blocks; i++)
+    if (rows.block_tables[i] < 0 || rows.block_tables[i] >= num_blocks_)
+      return outside("block", rows.block_tables[i], num_blocks_);
+  for (int64_t i = 0; i < rows.num_logit_rows; i++)
+    if (rows.logit_rows[i] < 0 || rows.logit_rows[i] >= rows.num_rows)
+      return outside("logit row", rows.logit_rows[i], rows.num_rows);
+  return "";
+}
+
+double Model::step(const Rows& rows, float* hidden, float* logits) {
+  reserve(rows.num_rows);
+  plan_attention(rows);
+  return pool().run([&](const Team& team) { run(team, rows, hidden, logits); });
+}
+
+void Model::reserve(int64_t num_rows) {
+  scores_.resize(pool().num_threads());
+  if (num_rows <= capacity_) return;
+  capacity_ = num_rows;
+  qkv_.resize(num_rows * qkv_width_);
+  gate_up_.resize(num_rows * 2 * shape_.intermediate_size);
+  normed_.resize(num_rows * shape_.hidden_size);
+  attended_.resize(num_rows * shape_.num_heads * shape_.head_dim);
+  activated_.resize(num_rows * shape_.intermediate_size);
+}
+
+void Model::plan_attention(const Rows& rows) {
+  passes_.clear();
+  for (int64_t r = 0; r < rows.num_rows; r++) {
+    const bool joins = !passes_.empty() && passes_.back().num_rows < rows_per_pass_ && r > 0 &&
+                       rows.row_sequences[r] == rows.row_sequences[r - 1] && rows.positions[r] > rows.positions[r - 1];
+    if (joins) {
+      passes_.back().num_rows++;
+    } else {
+      passes_.push_back({r, 1});
+    }
+  }
+}
+
+void Model::run(const Team& team, const Rows& rows, float* hidden, float* logits) {
+  const int64_t num_rows = rows.num_rows, size = shape_.hidden_size;
+  const int64_t kv_layer = num_blocks_ * shape_.num_kv_heads * 2 * kBlock * shape_.head_dim;
+  const OnBlocks activate = [&](int64_t begin, int64_t end) {
+    for (int64_t r = 0; r < num_rows; r++)
+      gated_silu(&gate_up_[r * 2 * shape_.intermediate_size + begin * kBlock], (end - begin) / 2,
+                 &activated_[r * shape_.intermediate_size + begin / 2 * kBlock]);
+  };
+  for (int64_t r = team.begin(num_rows); r < team.end(num_rows); r++)
+    unpack_row(embedding_, rows.token_ids[r], hidden + r * size);
+  team.sync();
+  for (int64_t l = 0; l < shape_.num_layers; l++) {
+    const Layer& layer = layers[l];
+    const KvView kv{kv_ + l * kv_layer, shape_.num_kv_heads, shape_.head_dim};
+    normalise_all(team, hidden, layer.attention_norm, num_rows, normed_.data());
+    team.sync();
+    multiply(team, normed_.data(), num_rows, layer.qkv, qkv_.data(), Store::kWrite);
+    team.sync();
+    place_keys_and_values(team, rows, kv);
+    team.sync();
+    attend_all(team, rows, kv);
+    team.sync();
+    multiply(team, attended_.data(), num_rows, layer.output, hidden, Store::kAdd);
+    team.sync();
+    normalise_all(team, hidden, layer.mlp_norm, num_rows, normed_.data());
+    team.sync();
+    multiply(team, normed_.data(), num_rows, layer.gate_up, gate_up_.data(), Store::kWrite, 2, &activate);
+    team.sync();
+    multiply(team, activated_.data(), num_rows, layer.down, hidden, Store::kAdd);
+    team.sync();
+  }
+  for (int64_t i = team.begin(rows.num_logit_rows); i < team.end(rows.num_logit_rows); i++)
+    rms_norm(hidden + rows.logit_rows[i] * size, final_norm_, shape_.rms_norm_eps, size, &normed_[i * size]);
+  team.sync();
+  multiply(team, normed_.data(), rows.num_logit_rows, lm_head_, logits, Store::kWrite);
+}
+
+void Model::normalise_all(const Team& team, const float* x, const float* weight, int64_t num_rows, Act* out) const {
+  const int64_t size = shape_.hidden_size;
+  for (int64_t r = team.begin(num_rows); r < team.end(num_rows); r++)
+    rms_norm(x + r * size, weight, shape_.rms_norm_eps, size, out + r * size);
+}
+
+void Model::place_keys_and_values(const Team& team, const Rows& rows, const KvView& kv) {
+  const int64_t dim = shape_.head_dim, group = shape_.num_heads / shape_.num_kv_heads, count = rows.num_rows * shape_.num_kv_heads;
+  const float scale = 1.0f / std::sqrt(static_cast<float>(dim));
+  for (int64_t t = team.begin(count); t < team.end(count); t++) {
+    const int64_t r = t / shape_.num_kv_heads, h = t % shape_.num_kv_heads, position = rows.positions[r];
+    const float *cos = cos_ + position * (dim / 2), *sin = sin_ + position * (dim / 2);
+    float* row = &qkv_[r * qkv_width_];
+    for (int64_t q = h * group; q < (h + 1) * group; q++) rotate(row + q * dim, cos, sin, dim, scale);
+    float* key = row + (shape_.num_heads + h) * dim;
+    rotate(key, cos, sin, dim, 1.0f);
+    const int32_t block = rows.block_tables[rows.row_sequences[r] * rows.max_blocks + position / kBlock];
+    write_kv(kv, block, h, static_cast<int>(position % kBlock), key, key + shape_.num_kv_heads * dim);
+  }
+}
+
+void Model::attend_all(const Team& team, const Rows& rows, const KvView& kv) {
+  const int64_t dim = shape_.head_dim, group = shape_.num_heads / shape_.num_kv_heads;
+  const int64_t chunks = (group + heads_per_pass_ - 1) / heads_per_pass_, per_pass = shape_.num_kv_heads * chunks;
+  const int64_t count = static_cast<int64_t>(passes_.size()) * per_pass;
+  for (int64_t t = team.id; t < count; t += team.size) {
+    const Pass& pass = passes_[t / per_pass];
+    const int64_t h = t % per_pass / chunks, first_head = h * group + t % chunks * heads_per_pass_;
+    const int64_t end_head = std::min(first_head + heads_per_pass_, (h + 1) * group);
+    Query queries[kMaxQueries];
+    int num_queries = 0;
+    for (int64_t r = pass.first_row; r < pass.first_row + pass.num_rows; r++)
+      for (int64_t q = first_head; q < end_head; q++)
+        queries[num_queries++] = {&qkv_[r * qkv_width_ + q * dim], rows.positions[r] + int64_t{1},
+                                  &attended_[(r * shape_.num_heads + q) * dim]};
+    const int32_t* table = rows.block_tables + rows.row_sequences[pass.first_row] * rows.max_blocks;
+    attend(kv, h, table, queries, num_queries, scores_[team.id]);
+  }
+}
+
+}  // namespace bowsprit

@@ -1,0 +1,74 @@
+// One step of a Llama decoder: rows of tokens in, logits of the wanted rows and every row's last hidden state out.
+//
+// All shapes are run-time values. The whole step is one parallel region; threads meet at a few barriers per layer.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "attention.hpp"
+#include "gemm.hpp"
+
+namespace bowsprit {
+
+struct Shape {
+  int64_t vocab_size, hidden_size, intermediate_size, num_layers, num_heads, num_kv_heads, head_dim, max_positions;
+  float rms_norm_eps;
+};
+
+struct Layer {
+  Packed qkv, output, gate_up, down;  // gate_up: blocks of 16 gate rows and 16 up rows alternate
+  const float *attention_norm, *mlp_norm;
+};
+
+struct Rows {
+  int64_t num_rows, num_sequences, max_blocks, num_logit_rows;
+  const int64_t* token_ids;      // [num_rows]
+  const int32_t* positions;      // [num_rows]
+  const int32_t* row_sequences;  // [num_rows]
+  const int32_t* block_tables;   // [num_sequences, max_blocks]
+  const int64_t* logit_rows;     // [num_logit_rows]
+};
+
+class Model {
+ public:
+  Model(const Shape& shape, const Packed& embedding, const Packed& lm_head, const float* final_norm, const float* cos,
+        const float* sin);
+
+  std::vector<Layer> layers;
+
+  // kv: [num_layers][num_blocks][num_kv_heads][2][16 * head_dim] bf16, owned by the caller.
+  void set_kv(Bf16* kv, int64_t num_blocks);
+  // What is wrong with these rows, or empty. The step itself checks nothing.
+  std::string fault(const Rows& rows) const;
+  // hidden: [num_rows, hidden_size]; logits: [num_logit_rows, vocab_size]. Returns processor seconds over all threads.
+  double step(const Rows& rows, float* hidden, float* logits);
+
+ private:
+  struct Pass {  // up to kMaxQueries queries that share keys and values are (rows from `first_row` on) x (query heads)
+    int64_t first_row, num_rows;
+  };
+
+  void reserve(int64_t num_rows);
+  void plan_attention(const Rows& rows);
+  void run(const Team& team, const Rows& rows, float* hidden, float* logits);
+  void normalise_all(const Team& team, const float* x, const float* weight, int64_t num_rows, Act* out) const;
+  void place_keys_and_values(const Team& team, const Rows& rows, const KvView& kv);
+  void attend_all(const Team& team, const Rows& rows, const KvView& kv);
+
+  const Shape shape_;
+  const Packed embedding_, lm_head_;
+  const float *final_norm_, *cos_, *sin_;
+  Bf16* kv_ = nullptr;
+  int64_t num_blocks_ = 0;
+  int64_t qkv_width_, heads_per_pass_, rows_per_pass_;
+
+  int64_t capacity_ = 0;
+  std::vector<float> qkv_, gate_up_;
+  std::vector<Act> normed_, attended_, activated_;
+  std::vector<Pass> passes_;
+  std::vector<std::vector<float>> scores_;  // per thread
+};
+
+}  // namespace bowsprit

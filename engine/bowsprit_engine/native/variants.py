@@ -1,0 +1,119 @@
+"""The instruction sets that the native library is compiled for, what this processor runs, and where a build lies.
+
+Decides names, flags and places. Neither compiles (build.py) nor loads (kernels/native.py).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+SOURCE_DIR = Path(__file__).parent
+CACHE_DIR = "BOWSPRIT_CACHE_DIR"
+COMMON_FLAGS = (
+    "-std=c++20",
+    "-O3",
+    "-fPIC",
+    "-shared",
+    "-pthread",
+    "-ffp-contract=off",  # else a sum may be fused in one tile shape and not in another, and rows would differ
+    "-fno-math-errno",
+    "-static-libstdc++",
+    "-static-libgcc",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Variant:
+    """One compiled library. `cpu_features` are the flags of /proc/cpuinfo that it needs."""
+
+    name: str
+    flags: tuple[str, ...]
+    cpu_features: frozenset[str]
+
+    @property
+    def file_name(self) -> str:
+        return f"libbowsprit_{self.name}.so"
+
+
+# The best first.
+VARIANTS = (
+    Variant(
+        name="avx512bf16",
+        flags=(
+            "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx512bf16", "-mavx2", "-mfma", "-mbmi2",
+            "-mprefer-vector-width=512", "-Wno-uninitialized", "-Wno-maybe-uninitialized",  # g++ 12's own headers
+        ),
+        cpu_features=frozenset({"avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512_bf16", "avx2", "fma", "bmi2"}),
+    ),
+    Variant(
+        name="avx2",
+        flags=("-mavx2", "-mfma", "-mbmi2", "-mtune=znver3"),
+        cpu_features=frozenset({"avx2", "fma", "bmi2"}),
+    ),
+)  # fmt: skip
+
+
+def usable(features: frozenset[str]) -> tuple[Variant, ...]:
+    """The variants that a processor with these features runs, the best first."""
+    return tuple(variant for variant in VARIANTS if variant.cpu_features <= features)
+
+
+def cpu_features(cpuinfo: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
+    """The features of the first processor, as the kernel allows them; empty where there is no such file."""
+    return frozenset(_field(cpuinfo, "flags").split())
+
+
+def cpu_model(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+    """The processor's name, for the profile's key."""
+    return _field(cpuinfo, "model name") or "unknown CPU"
+
+
+def sources(folder: Path = SOURCE_DIR) -> list[Path]:
+    """Every C++ file, sorted."""
+    return sorted([*folder.glob("*.cpp"), *folder.glob("*.hpp")])
+
+
+def content_hash(variants: Sequence[Variant] = VARIANTS, folder: Path = SOURCE_DIR) -> str:
+    """Names a build: it changes with any source and with any flag."""
+    digest = hashlib.sha256()
+    for part in (*COMMON_FLAGS, *(flag for variant in variants for flag in (variant.name, *variant.flags))):
+        digest.update(part.encode() + b"\0")
+    for path in sources(folder):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()[:16]
+
+
+def package_dir() -> Path:
+    """Where an image's builder stage puts the libraries."""
+    return SOURCE_DIR
+
+
+def build_dir() -> Path:
+    """Where `make setup` puts them: under the cache folder, by content."""
+    configured = os.environ.get(CACHE_DIR)
+    return (Path(configured) if configured else Path.home() / ".cache" / "bowsprit") / "native" / content_hash()
+
+
+def search_path() -> tuple[Path, ...]:
+    """Folders in which a library is looked for, in order.
+
+    In a checkout a library in the package may be older than its sources; the cache, keyed by content, never is. The
+    package's own comes first all the same: an image has no cache at first.
+    """
+    return (package_dir(), build_dir(), Path.home() / ".cache" / "bowsprit" / "native" / content_hash())
+
+
+def _field(cpuinfo: Path, name: str) -> str:
+    try:
+        lines = cpuinfo.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return ""
+    for line in lines:
+        key, _, value = line.partition(":")
+        if key.strip() == name:
+            return value.strip()
+    return ""
