@@ -20,6 +20,7 @@ from bowsprit_engine.core.scheduler import Scheduler
 from bowsprit_engine.core.settings import EngineSettings
 from bowsprit_engine.core.step import Stepper
 from bowsprit_engine.errors import CallerError, StalePolicyError, WorldError
+from bowsprit_engine.models.uri import resolve_uri
 from bowsprit_engine.speculation import profile as profiling
 from bowsprit_engine.speculation.costs import StepTimes, measured_times
 from bowsprit_engine.speculation.drafters.base import Drafter, LoadableDrafter
@@ -198,8 +199,6 @@ class Engine:
         return next(stats for stats in self.drafters() if stats.name == name)
 
     def _loaded(self, drafter: LoadableDrafter, load: DrafterLoad, revision: str) -> object:
-        from bowsprit_engine.models.uri import resolve_uri
-
         if load.uri is None:
             raise CallerError(f"revision {revision!r} needs a uri", param="uri")
         return drafter.load(resolve_uri(load.uri), load.sha256, revision, self.settings.model_digest)
