@@ -9,7 +9,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import httpx
@@ -26,6 +26,10 @@ class Prompt:
     max_tokens: int = 64
     temperature: float = 0.0
     seed: int = 0
+
+    def at(self, *, temperature: float, seed: int) -> Prompt:
+        """The same question, drawn otherwise."""
+        return replace(self, temperature=temperature, seed=seed)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,13 +64,16 @@ def client_of(url: str) -> openai.AsyncOpenAI:
     return openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, http_client=transport)
 
 
-def speculation(*, is_on: bool) -> dict[str, Any]:
-    """The request's own switch, as `extra_body` of the openai client."""
-    return {"speculation": {"mode": "auto" if is_on else "off"}}
+def speculation(*, is_on: bool, drafter: str | None = None) -> dict[str, Any]:
+    """The request's own limits, as `extra_body` of the openai client."""
+    named = {} if drafter is None else {"drafter": drafter}
+    return {"speculation": {"mode": "auto" if is_on else "off", **named}}
 
 
-async def ask(client: openai.AsyncOpenAI, model: str, prompt: Prompt, *, is_speculative: bool = True) -> Answer:
-    """One non-streaming answer. Raises what the client raises."""
+async def ask(
+    client: openai.AsyncOpenAI, model: str, prompt: Prompt, *, is_speculative: bool = True, drafter: str | None = None
+) -> Answer:
+    """One non-streaming answer, drafted by `drafter` alone if one is named. Raises what the client raises."""
     started_at, start = time.time(), time.monotonic()
     completion = await client.chat.completions.create(
         model=model,
@@ -74,7 +81,7 @@ async def ask(client: openai.AsyncOpenAI, model: str, prompt: Prompt, *, is_spec
         max_tokens=prompt.max_tokens,
         temperature=prompt.temperature,
         seed=prompt.seed,
-        extra_body=speculation(is_on=is_speculative),
+        extra_body=speculation(is_on=is_speculative, drafter=drafter),
     )
     seconds = time.monotonic() - start
     figures = ((completion.model_extra or {}).get("metrics") or {}).get("speculative_decoding") or {}

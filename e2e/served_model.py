@@ -1,0 +1,79 @@
+"""A SpeculativeModel that is Ready, as tests use it: its OpenAI URL, its objects, its pods.
+
+Refuses to know what is asked of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import openai
+
+from kube import Json, Kube, is_true
+from traffic import client_of
+
+READY_SECONDS = 240
+ENGINE_SELECTOR = "app.kubernetes.io/component=engine"
+CONTROL_PORT = 8001
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServedModel:
+    """`port` of 127.0.0.1 leads to its Service."""
+
+    kube: Kube
+    name: str
+    port: int
+
+    @classmethod
+    def when_ready(cls, kube: Kube, name: str, *, seconds: int = READY_SECONDS) -> ServedModel:
+        """Raises ClusterError when it isn't Ready in time."""
+        kube.wait(f"smodel/{name}", "condition=Ready", seconds=seconds)
+        forward = kube.cluster.forward_service(kube.namespace, name, 8000, is_persistent=True)
+        return cls(kube=kube, name=name, port=forward.port)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @asynccontextmanager
+    async def client(self) -> AsyncIterator[openai.AsyncOpenAI]:
+        client = client_of(self.url)
+        try:
+            yield client
+        finally:
+            await client.close()
+
+    @property
+    def resource(self) -> Json:
+        """The SpeculativeModel as it is now."""
+        return self.kube.read("smodel", self.name)
+
+    @property
+    def policy(self) -> Json:
+        """Its DraftPolicy. Raises ClusterError before there is one."""
+        return self.kube.read("dpol", self.name)
+
+    @property
+    def pods(self) -> list[Json]:
+        """Its engine pods that are Ready and not going away."""
+        found = self.kube.list("pods", labels=f"bowsprit.dev/model={self.name},{ENGINE_SELECTOR}")
+        return [pod for pod in found if is_true(pod, "Ready") and "deletionTimestamp" not in pod["metadata"]]
+
+    def has_everybody_acknowledged(self) -> bool:
+        """Whether every Ready pod executes the DraftPolicy's revision."""
+        policy = self.policy
+        executed = {pod["uid"]: pod.get("revision") for pod in policy.get("status", {}).get("pods", [])}
+        uids = [pod["metadata"]["uid"] for pod in self.pods]
+        return bool(uids) and all(executed.get(uid) == policy["spec"]["revision"] for uid in uids)
+
+    def serves(self, revision: str) -> bool:
+        """Whether every Ready pod has loaded this speculator."""
+        loaded = {
+            pod["uid"]: [entry.get("revision") for entry in pod.get("speculators", [])]
+            for pod in self.policy.get("status", {}).get("pods", [])
+        }
+        uids = [pod["metadata"]["uid"] for pod in self.pods]
+        return bool(uids) and all(revision in loaded.get(uid, []) for uid in uids)
