@@ -1,0 +1,204 @@
+"""`make demo`: a real Kubernetes, a SpeculativeModel, real traffic, and what adapted: a table and a picture.
+
+Three phases of the same stream of questions: without speculation, with untrained drafters, and with what was trained
+meanwhile on that traffic. Run again, it finds what is there and only measures. It reports what it measured, also when
+the trained head was rejected or speculation doesn't pay.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import time
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from cluster import build
+from cluster.driver import Cluster
+from cluster.errors import ClusterError
+from demo_picture import draw
+from demo_record import Mode, Record, Sample
+from demo_table import comparison_table
+from installation import ROOT, install_operator, prepare_namespace, sample
+from kube import Json, condition, eventually, is_true
+from served_model import ServedModel
+from traffic import Answer, Prompt, ask, kept_up
+from training_runs import narrow, runs_of
+
+NAMESPACE = "demo"
+PORT = 8000
+OUT = ROOT / "out"
+CONCURRENCY = 4
+NUM_PLAIN = 60
+NUM_LEARNT_FROM = 440
+NUM_AFTER = 60
+NUM_COMPARED = 32
+NUM_QUESTIONS = NUM_LEARNT_FROM + NUM_AFTER + NUM_COMPARED
+TRAINING_SECONDS = 420.0
+DRAFTER = {Mode.PLAIN: None, Mode.UNTRAINED: "ngram", Mode.TRAINED: None}
+
+console = Console()
+
+
+def bring_up() -> ServedModel:
+    """Cluster, images, operator, and the CPU sample, Ready."""
+    cluster = Cluster()
+    console.rule("1  a Kubernetes of its own, and Bowsprit in it")
+    cluster.up()
+    install_operator(cluster)
+    kube = prepare_namespace(cluster, NAMESPACE)
+    console.rule("2  kubectl apply: manifests/samples/cpu-smollm2.yaml, Ready when its engine is")
+    # The sample waits for 50k tokens of traffic; a demo for as many as a gate of 200 held-out requests needs.
+    kube.apply(sample(NAMESPACE, training__trigger={"acceptanceDrop": "5%", "minTokens": "20k"}))
+    return ServedModel.when_ready(kube, "smollm2")
+
+
+class Traffic:
+    """Sends questions in a mode, records each answer, and notes the controller's decisions as they appear."""
+
+    def __init__(self, model: ServedModel, record: Record, progress: Progress) -> None:
+        self.model = model
+        self.record = record
+        self.progress = progress
+
+    async def phase(self, name: str, mode: Mode, prompts: list[Prompt]) -> None:
+        """All of them, CONCURRENCY at a time."""
+        task = self.progress.add_task(name, total=len(prompts))
+        waiting = iter(prompts)
+
+        async def worker() -> None:
+            for prompt in waiting:
+                await self.ask(name, mode, prompt)
+                self.progress.advance(task)
+
+        await asyncio.gather(*(worker() for _ in range(CONCURRENCY)))
+        self.record.note_decisions(self.model.resource)
+
+    async def ask(self, phase: str, mode: Mode, prompt: Prompt) -> Answer:
+        async with self.model.client() as client:
+            answer = await ask(
+                client,
+                self.model.name,
+                prompt,
+                is_speculative=mode is not Mode.PLAIN,
+                drafter=DRAFTER[mode],
+            )
+        self.record.samples.append(Sample.of(answer, phase=phase, mode=mode))
+        return answer
+
+    async def until_trained(self, prompts: list[Prompt]) -> Json | None:
+        """A little traffic goes on until the run has ended; the run, None if none began."""
+        task = self.progress.add_task("training on that traffic, serving on", total=1)
+
+        async def request(number: int) -> Answer:
+            prompt = prompts[number % len(prompts)].at(temperature=0.8, seed=number)
+            return await self.ask("while training", Mode.UNTRAINED, prompt)
+
+        def ended() -> Json | None:
+            run = next(iter(runs_of(self.model)), None)
+            if run is None:
+                return None
+            told = run.get("status", {}).get("progress", {})
+            steps = f" {told['step']}/{told['steps']}" if told.get("steps") else ""
+            self.progress.update(task, description=f"training: {told.get('phase', 'Starting')}{steps}, serving on")
+            self.record.note_decisions(self.model.resource)
+            return run if is_true(run, "Complete") or is_true(run, "Failed") else None
+
+        async with kept_up(request, concurrency=1):
+            try:
+                run = await eventually(ended, seconds=TRAINING_SECONDS, what="the end of a training run")
+            except TimeoutError:
+                return None
+        self.progress.advance(task)
+        return run
+
+    async def side_by_side(self, prompts: list[Prompt], modes: list[Mode]) -> None:
+        """Each question once per mode, one request at a time, in turning order: neighbours see the same machine."""
+        task = self.progress.add_task("side by side, one request at a time", total=len(prompts) * len(modes))
+        for index, prompt in enumerate(prompts):
+            turn = index % len(modes)
+            texts = set()
+            for mode in modes[turn:] + modes[:turn]:
+                texts.add((await self.ask("side by side", mode, prompt)).text)
+                self.progress.advance(task)
+            self.record.num_same_text += len(texts) == 1
+            self.record.num_compared += 1
+
+
+async def run(model: ServedModel) -> Record:
+    """The phases. What was trained in an earlier run of the demo isn't trained again."""
+    record = Record(began_at=time.time())
+    questions = narrow(NUM_QUESTIONS)
+    learnt_from, after = questions[:NUM_LEARNT_FROM], questions[NUM_LEARNT_FROM:][:NUM_AFTER]
+    compared = questions[-NUM_COMPARED:]
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=console) as progress:
+        traffic = Traffic(model, record, progress)
+        await eventually(lambda: model.kube.get("dpol", model.name), seconds=60, what="a DraftPolicy")
+        await traffic.phase("without speculation", Mode.PLAIN, learnt_from[:NUM_PLAIN])
+        earlier = next((run for run in runs_of(model) if is_true(run, "Complete")), None)
+        untrained = learnt_from if earlier is None else learnt_from[:NUM_AFTER]
+        await traffic.phase("untrained drafters", Mode.UNTRAINED, untrained)
+        training = earlier or await traffic.until_trained(after)
+        revision = None if training is None else model.kube.get("srev", training["status"].get("revision", ""))
+        record.note_training(training, revision)
+        if record.revision is not None:
+            await eventually(
+                lambda: model.serves(record.revision or ""), seconds=90, what=f"{record.revision} in the pod"
+            )
+            await traffic.phase("with the trained head", Mode.TRAINED, after)
+        modes = [mode for mode in Mode if mode is not Mode.TRAINED or record.revision is not None]
+        await traffic.side_by_side(compared, modes)
+    record.note_decisions(model.resource)
+    record.table = model.policy["spec"]
+    return record
+
+
+def tell(model: ServedModel, record: Record) -> None:
+    """The table, the picture, and how to go on from here."""
+    console.rule("3  what it came to")
+    console.print(comparison_table(record))
+    console.print(record.verdict, soft_wrap=True)
+    console.print(f"The same text in every mode: {record.num_same_text} of {record.num_compared} questions.")
+    OUT.mkdir(exist_ok=True)
+    (OUT / "demo.json").write_text(json.dumps(record.as_json(), indent=1))
+    picture = draw(record, OUT / "demo.png")
+    ready = condition(model.resource, "Ready")
+    console.print(f"\nPicture   {_short(picture)}   (figures: {_short(OUT / 'demo.json')})")
+    console.print(f"Status    {ready.get('reason')}: {ready.get('message')}", soft_wrap=True)
+    console.print("\n[bold]Look around[/bold]")
+    console.print(f"  export KUBECONFIG={model.kube.cluster.kubeconfig}", soft_wrap=True)
+    console.print(f"  export PATH={build.KUBERNETES.output}:$PATH", soft_wrap=True)
+    console.print(f"  kubectl -n {NAMESPACE} get smodel,dpol,strain,srev")
+    console.print(f"  kubectl -n {NAMESPACE} get smodel {model.name} -o yaml     # decisions with their reasons")
+    console.print(f"  OpenAI URL: {model.url}/v1   (model {model.name!r}, any key)")
+    console.print("[bold]Clean up[/bold]\n  make cluster-down")
+
+
+def _short(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def main() -> int:
+    started = time.monotonic()
+    try:
+        model = bring_up()
+        tell(model, asyncio.run(run(model)))
+    except (ClusterError, TimeoutError) as error:
+        console.print(f"[bold red]error[/bold red] {error}", soft_wrap=True)
+        return 1
+    console.print(f"\n{time.monotonic() - started:.0f} s in all")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,45 @@
+"""The demo's closing table: plain, untrained, trained, side by side."""
+
+from __future__ import annotations
+
+from rich.table import Table
+
+from demo_record import Figures, Mode, Record
+
+
+def comparison_table(record: Record) -> Table:
+    """One row per mode that was compared; speed-up with its 95 % interval, on the same questions in the same minutes."""
+    table = Table(title="The same questions, one request at a time, neighbours in time", title_justify="left")
+    for column in ("", "tokens/s", "acceptance length", "drafts per step", "K in force", "speed-up"):
+        table.add_column(column, justify="left" if column == "" else "right")
+    for mode in Mode:
+        figures = record.figures(mode)
+        if figures is not None:
+            table.add_row(*_row(mode, figures, record))
+    return table
+
+
+def _row(mode: Mode, figures: Figures, record: Record) -> tuple[str, ...]:
+    name = f"{mode} {record.revision}" if mode is Mode.TRAINED else str(mode)
+    speedup = "1 (reference)"
+    if figures.speedup is not None:
+        ratio, low, high = figures.speedup
+        speedup = f"{ratio:.2f}  [{low:.2f}, {high:.2f}]"
+    return (
+        name,
+        f"{figures.tokens_per_second:.1f}",
+        f"{figures.acceptance_length:.2f}",
+        f"{figures.draft_tokens_per_step:.2f}",
+        _caps(mode, record),
+        speedup,
+    )
+
+
+def _caps(mode: Mode, record: Record) -> str:
+    """What the table in force allows at one sequence, of the drafters that this mode asks."""
+    if mode is Mode.PLAIN:
+        return "0"
+    rows = record.table.get("table") or [{}]
+    caps = {entry["name"]: entry["draftTokens"] for entry in rows[0].get("drafters", [])}
+    asked = {name: cap for name, cap in caps.items() if mode is Mode.TRAINED or name == "ngram"}
+    return ", ".join(f"{name} {cap}" for name, cap in asked.items()) or "0"
