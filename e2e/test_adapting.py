@@ -11,19 +11,6 @@ from served_model import ServedModel
 from traffic import Answer, Prompt, ask, kept_up
 
 WORDS = ["anchor", "bowsprit", "capstan", "davit", "ensign", "fender", "gunwale", "halyard", "jib", "keel"]
-    "anchor",
-    "bowsprit",
-    "capstan",
-    "davit",
-    "ensign",
-    "fender",
-    "gunwale",
-    "halyard",
-    "jib",
-    "keel",
-    "lanyard",
-    "mizzen",
-]
 
 
 def copying(number: int) -> Prompt:

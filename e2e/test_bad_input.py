@@ -23,12 +23,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"speculation__draftTokens": {"min": 5, "max": 2}}, "draftTokens.min must not exceed draftTokens.max"),
     ({"training__drafter": "ngram"}, "training.drafter must name a drafter of type Head"),
     (
-        {
-            "speculation__drafters": [
-                {"name": "ngram", "type": "NGram", "revision": "r"},
-                {"name": "head", "type": "Head"},
-            ]
-        },
+        {"speculation__drafters": [{"name": "head", "type": "Head"}, {"name": "n", "type": "NGram", "revision": "r"}]},
         "only a drafter of type Head has revisions",
     ),
     ({"promotion__minGain": "two"}, "must be a percentage"),
