@@ -40,7 +40,7 @@ NUM_QUESTIONS = NUM_LEARNT_FROM + NUM_AFTER + NUM_COMPARED
 TRAINING_SECONDS = 420.0
 DRAFTER = {Mode.PLAIN: None, Mode.UNTRAINED: "ngram", Mode.TRAINED: None}
 
-console = Console()
+console = Console(width=None if sys.stdout.isatty() else 110)
 
 
 def bring_up() -> ServedModel:
@@ -134,14 +134,8 @@ async def run(model: ServedModel) -> Record:
     questions = narrow(NUM_QUESTIONS)
     learnt_from, after = questions[:NUM_LEARNT_FROM], questions[NUM_LEARNT_FROM:][:NUM_AFTER]
     compared = questions[-NUM_COMPARED:]
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=console) as progress:
+    shown = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*shown, console=console) as progress:
         traffic = Traffic(model, record, progress)
         await eventually(lambda: model.kube.get("dpol", model.name), seconds=60, what="a DraftPolicy")
         await traffic.phase("without speculation", Mode.PLAIN, learnt_from[:NUM_PLAIN])
@@ -151,12 +145,11 @@ async def run(model: ServedModel) -> Record:
         training = earlier or await traffic.until_trained(after)
         revision = None if training is None else model.kube.get("srev", training["status"].get("revision", ""))
         record.note_training(training, revision)
-        if record.revision is not None:
-            await eventually(
-                lambda: model.serves(record.revision or ""), seconds=90, what=f"{record.revision} in the pod"
-            )
+        promoted = record.revision
+        if promoted is not None:
+            await eventually(lambda: model.serves(promoted), seconds=90, what=f"{promoted} in the pod")
             await traffic.phase("with the trained head", Mode.TRAINED, after)
-        modes = [mode for mode in Mode if mode is not Mode.TRAINED or record.revision is not None]
+        modes = [mode for mode in Mode if mode is not Mode.TRAINED or promoted is not None]
         await traffic.side_by_side(compared, modes)
     record.note_decisions(model.resource)
     record.table = model.policy["spec"]

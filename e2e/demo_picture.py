@@ -1,8 +1,10 @@
-"""The demo's picture: throughput and acceptance over time, phases shaded, the controller's decisions marked."""
+"""The demo's picture: throughput and acceptance over time, the controller's decisions, and the side-by-side figures.
+
+Decides what is drawn; every number comes from the record.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,49 +17,43 @@ from matplotlib import pyplot as plt
 from demo_record import Mode, Record, Sample, moment
 
 WINDOW_SECONDS = 5.0
+SIDE_BY_SIDE = "side by side"
 COLOURS = {Mode.PLAIN: "#7f7f7f", Mode.UNTRAINED: "#1f77b4", Mode.TRAINED: "#2ca02c"}
 MARKS = {"DraftLength": "#ff7f0e", "Train": "#9467bd", "Promote": "#2ca02c", "Reject": "#d62728", "Rollback": "#d62728"}
 
 
 def draw(record: Record, path: Path) -> Path:
     """Write the picture; returns its path."""
-    figure, (rate, length) = plt.subplots(2, 1, sharex=True, figsize=(12, 7), layout="constrained")
+    figure, panels = plt.subplots(2, 2, figsize=(14, 7.5), layout="constrained", width_ratios=(5, 1), sharex="col")
+    rate, length = panels[0][0], panels[1][0]
     for mode in Mode:
-        samples = [sample for sample in record.samples if sample.mode is mode]
-        _plot(
-            rate, [(at, sum(s.tokens for s in group) / WINDOW_SECONDS) for at, group in _windows(record, samples)], mode
-        )
-        _plot(
-            length,
-            [
-                (at, sum(s.tokens for s in group) / sum(s.steps for s in group))
-                for at, group in _windows(record, samples)
-            ],
-            mode,
-        )
-    rate.set_ylabel(f"tokens/s, windows of {WINDOW_SECONDS:.0f} s")
+        # One request at a time is no throughput to be compared with several at once: those are the bars.
+        together = [sample for sample in record.samples if sample.mode is mode and sample.phase != SIDE_BY_SIDE]
+        _plot(rate, record, together, mode, lambda group: sum(s.tokens for s in group) / WINDOW_SECONDS)
+        of_mode = [sample for sample in record.samples if sample.mode is mode]
+        _plot(length, record, of_mode, mode, lambda group: sum(s.tokens for s in group) / sum(s.steps for s in group))
+    rate.set_ylabel(f"tokens/s, in windows of {WINDOW_SECONDS:.0f} s")
     length.set_ylabel("acceptance length, tokens per step")
-    length.set_xlabel("seconds")
-    rate.legend(loc="upper left")
+    length.set_xlabel("seconds since the first request")
+    rate.legend(loc="lower right")
     _shade_phases(record, (rate, length))
     _mark_decisions(record, (rate, length))
+    _bars(record, panels[0][1], panels[1][1])
     figure.suptitle("Bowsprit: SmolLM2-135M on this machine's CPU")
-    figure.savefig(path, dpi=120)
+    figure.savefig(path, dpi=110)
     plt.close(figure)
     return path
 
 
-def _plot(axes: Any, points: list[tuple[float, float]], mode: Mode) -> None:
-    if points:
-        axes.plot(*zip(*points, strict=True), ".", markersize=5, color=COLOURS[mode], label=str(mode))
-
-
-def _windows(record: Record, samples: list[Sample]) -> Iterable[tuple[float, list[Sample]]]:
-    """(middle of the window in seconds since the beginning, the answers that ended in it)."""
+def _plot(axes: Any, record: Record, samples: list[Sample], mode: Mode, value: Any) -> None:
+    """A dot per window: at its middle, what `value` makes of the answers that ended in it."""
     groups: dict[int, list[Sample]] = {}
     for sample in samples:
         groups.setdefault(int((sample.at - record.began_at) // WINDOW_SECONDS), []).append(sample)
-    return [((index + 0.5) * WINDOW_SECONDS, group) for index, group in sorted(groups.items())]
+    if groups:
+        times = [(index + 0.5) * WINDOW_SECONDS for index in sorted(groups)]
+        values = [value(groups[index]) for index in sorted(groups)]
+        axes.plot(times, values, "o", markersize=4, alpha=0.8, color=COLOURS[mode], label=str(mode))
 
 
 def _shade_phases(record: Record, panels: tuple[Any, ...]) -> None:
@@ -67,19 +63,33 @@ def _shade_phases(record: Record, panels: tuple[Any, ...]) -> None:
         begin = min(sample.at - sample.seconds for sample in own) - record.began_at
         end = max(sample.at for sample in own) - record.began_at
         for axes in panels:
-            axes.axvspan(begin, end, color="black", alpha=0.06 if index % 2 else 0.02, linewidth=0)
-        panels[0].text(
-            (begin + end) / 2, 1.01, phase, transform=panels[0].get_xaxis_transform(), ha="center", fontsize=8
-        )
+            axes.axvspan(begin, end, color="black", alpha=0.07 if index % 2 else 0.02, linewidth=0)
+        transform = panels[0].get_xaxis_transform()
+        words = phase.replace(" ", "\n", 1)
+        panels[0].text((begin + end) / 2, 1.01, words, transform=transform, ha="center", va="bottom", fontsize=8)
 
 
 def _mark_decisions(record: Record, panels: tuple[Any, ...]) -> None:
     for decision in record.decisions.values():
         at, colour = moment(decision) - record.began_at, MARKS.get(decision["kind"], "black")
         for axes in panels:
-            axes.axvline(at, color=colour, linewidth=0.8, linestyle="--")
-        label = f"{decision['kind']}: {decision.get('to', '')}"
+            axes.axvline(at, color=colour, linewidth=0.9, linestyle="--")
+        label = f"{decision['kind']} {decision['reason']}"
+        transform = panels[1].get_xaxis_transform()
         panels[1].text(
-            at, 0.98, label, rotation=90, fontsize=7, color=colour, va="top", ha="right",
-            transform=panels[1].get_xaxis_transform(),
-        )  # fmt: skip
+            at, 0.99, label, rotation=90, fontsize=7, color=colour, va="top", ha="right", transform=transform
+        )
+
+
+def _bars(record: Record, rate: Any, length: Any) -> None:
+    """The table's figures: the same questions, one request at a time."""
+    found = {mode: figures for mode in Mode if (figures := record.figures(mode)) is not None}
+    colours = [COLOURS[mode] for mode in found]
+    names = [mode.name.lower() for mode in found]
+    speeds = [figures.tokens_per_second for figures in found.values()]
+    lengths = [figures.acceptance_length for figures in found.values()]
+    for axes, values, title in ((rate, speeds, "tokens/s"), (length, lengths, "acceptance length")):
+        axes.bar_label(axes.bar(names, values, color=colours), fmt="%.2f" if axes is length else "%.0f")
+        axes.set_title(f"{SIDE_BY_SIDE}: {title}", fontsize=9)
+        axes.margins(y=0.12)
+        axes.tick_params(axis="x", rotation=30)

@@ -8,9 +8,9 @@ from demo_record import Figures, Mode, Record
 
 
 def comparison_table(record: Record) -> Table:
-    """One row per mode that was compared; speed-up with its 95 % interval, on the same questions in the same minutes."""
+    """One row per mode that was compared; the speed-up has its 95 % interval."""
     table = Table(title="The same questions, one request at a time, neighbours in time", title_justify="left")
-    for column in ("", "tokens/s", "acceptance length", "drafts per step", "K in force", "speed-up"):
+    for column in ("", "tokens/s", "acceptance length", "drafts/step", "K in force", "speed-up"):
         table.add_column(column, justify="left" if column == "" else "right")
     for mode in Mode:
         figures = record.figures(mode)
@@ -20,8 +20,8 @@ def comparison_table(record: Record) -> Table:
 
 
 def _row(mode: Mode, figures: Figures, record: Record) -> tuple[str, ...]:
-    name = f"{mode} {record.revision}" if mode is Mode.TRAINED else str(mode)
-    speedup = "1 (reference)"
+    name = f"with {record.revision}" if mode is Mode.TRAINED else str(mode)
+    speedup = "1"
     if figures.speedup is not None:
         ratio, low, high = figures.speedup
         speedup = f"{ratio:.2f}  [{low:.2f}, {high:.2f}]"
