@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
-import httpx
+import httpx2
 import openai
 
 Message = dict[str, Any]
@@ -58,10 +58,14 @@ class Answer:
 
 def client_of(url: str) -> openai.AsyncOpenAI:
     """No retries (a lost request must be seen) and a new connection per request (so that a Service spreads them)."""
-    transport = httpx.AsyncClient(
-        trust_env=False, timeout=httpx.Timeout(120.0), limits=httpx.Limits(max_keepalive_connections=0)
+    return openai.AsyncOpenAI(
+        base_url=f"{url}/v1",
+        api_key="none",
+        max_retries=0,
+        timeout=120.0,
+        default_headers={"Connection": "close"},
+        http_client=openai.DefaultAsyncHttpxClient(trust_env=False),
     )
-    return openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, http_client=transport)
 
 
 def speculation(*, is_on: bool, drafter: str | None = None) -> dict[str, Any]:
@@ -75,9 +79,10 @@ async def ask(
 ) -> Answer:
     """One non-streaming answer, drafted by `drafter` alone if one is named. Raises what the client raises."""
     started_at, start = time.time(), time.monotonic()
+    messages: Any = list(prompt.messages)
     completion = await client.chat.completions.create(
         model=model,
-        messages=list(prompt.messages),  # type: ignore[arg-type]
+        messages=messages,
         max_tokens=prompt.max_tokens,
         temperature=prompt.temperature,
         seed=prompt.seed,
@@ -104,6 +109,7 @@ async def ask_streaming(
 ) -> Answer:
     """One streamed answer. A request that breaks is an Answer too: `was_accepted` tells whether it had begun."""
     started_at, start = time.time(), time.monotonic()
+    messages: Any = list(prompt.messages)
     pieces: list[str] = []
     finish_reason: str | None = None
     tokens = 0
@@ -112,7 +118,7 @@ async def ask_streaming(
     try:
         stream = await client.chat.completions.create(
             model=model,
-            messages=list(prompt.messages),  # type: ignore[arg-type]
+            messages=messages,
             max_tokens=prompt.max_tokens,
             temperature=prompt.temperature,
             seed=prompt.seed,
@@ -129,7 +135,7 @@ async def ask_streaming(
                 finish_reason = choice.finish_reason or finish_reason
         if finish_reason is None:
             error = "the stream ended without a finish_reason"
-    except (openai.APIError, httpx.HTTPError) as failure:
+    except (openai.APIError, httpx2.HTTPError) as failure:
         error = f"{type(failure).__name__}: {failure}"
     return Answer(
         text="".join(pieces),
