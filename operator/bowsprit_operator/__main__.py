@@ -9,7 +9,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
+from typing import TypeVar
 
 import typer
 
@@ -24,10 +26,12 @@ from bowsprit_operator.summaries import Summaries
 from bowsprit_operator.ticker import Ticker
 from bowsprit_operator.watch import Watcher
 from bowsprit_operator.work_queue import WorkQueue
-from bowsprit_operator.world.cluster import Cluster, connect
+from bowsprit_operator.world.cluster import Cluster, ClusterError, connect
 from bowsprit_operator.world.engines import Engines
 
 _STALE_WATCH_FACTOR = 3
+
+_Answer = TypeVar("_Answer")
 
 application = typer.Typer(no_args_is_help=True, add_completion=False, help="The operator of Bowsprit.")
 logger = logging.getLogger("bowsprit_operator")
@@ -40,7 +44,7 @@ class Operator:
         self._cluster = cluster
         self._settings = settings
         self._metrics = OperatorMetrics()
-        self._queue: WorkQueue[ObjectKey] = WorkQueue()
+        self._queue: WorkQueue[ObjectKey] = WorkQueue(expected=ClusterError)
         self._watcher = Watcher(cluster.api, settings, self._queue.add)
         self.is_leading = False
         self.health_port: int | None = None
@@ -60,10 +64,12 @@ class Operator:
                 asyncio.create_task(self._watcher.run(), name="watches"),
                 asyncio.create_task(self._lead(), name="leadership"),
             ]
-            ended, running = await asyncio.wait(parts, return_when=asyncio.FIRST_COMPLETED)
-            for part in running:
-                part.cancel()
-            await asyncio.gather(*running, return_exceptions=True)
+            try:
+                ended, _ = await asyncio.wait(parts, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for part in parts:
+                    part.cancel()
+                await asyncio.gather(*parts, return_exceptions=True)
             for part in ended:
                 part.result()
             if parts[0] not in ended:
@@ -85,13 +91,26 @@ class Operator:
             stack.push_async_callback(engines.aclose)
             control = ControlLoop(cluster, engines, settings, summaries)
             stack.push_async_callback(control.aclose)
-            learning = LearningLoop(cluster, engines, settings, summaries, await reconciler.platform())
+            platform, models = await self._answered(reconciler.platform), await self._answered(self._all_models)
+            learning = LearningLoop(cluster, engines, settings, summaries, platform)
             ticker = Ticker((control, learning), cluster, summaries, self._metrics, self._queue.add)
-            for model in await cluster.read_all(SpeculativeModel):
+            for model in models:
                 self._queue.add(ObjectKey(namespace=model.namespace, name=model.name))
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._queue.work(reconciler.reconcile, workers=settings.workers), name="reconcile")
                 group.create_task(ticker.run(settings.tick_seconds), name="ticker")
+
+    async def _all_models(self) -> tuple[SpeculativeModel, ...]:
+        return await self._cluster.read_all(SpeculativeModel)
+
+    async def _answered(self, ask: Callable[[], Awaitable[_Answer]]) -> _Answer:
+        """Ask until the API server answers: an outage at the start of a term is no reason to end the process."""
+        while True:
+            try:
+                return await ask()
+            except ClusterError as error:
+                logger.warning("the term can't begin yet: %s", error)
+                await asyncio.sleep(self._settings.retry_seconds)
 
 
 async def serve(settings: OperatorSettings, stop: asyncio.Event) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
 import aiohttp
-from kubernetes.aio.client import ApiClient
+from kubernetes.aio.client import ApiClient, V1Lease, V1ObjectMeta
 from kubernetes.aio.client.exceptions import ApiException
 from kubernetes.aio.leaderelection.electionconfig import Config
 from kubernetes.aio.leaderelection.leaderelection import LeaderElection
@@ -24,6 +24,8 @@ from kubernetes.aio.leaderelection.resourcelock.leaselock import LeaseLock
 from bowsprit_operator.settings import OperatorSettings
 
 LEASE_NAME = "bowsprit-operator"
+_RELEASE_TRIES = 3
+_CONFLICT = 409
 
 logger = logging.getLogger(__name__)
 
@@ -41,21 +43,38 @@ class PatientLeaseLock(LeaseLock):  # type: ignore[misc]
         return await self._in_time(super().get(name, namespace), lambda cause: (False, ApiException(reason=cause)))
 
     async def create(self, name: str, namespace: str, election_record: LeaderElectionRecord) -> bool:
-        return await self._in_time(super().create(name, namespace, election_record), lambda _cause: False)
+        return await self._in_time(self._create(name, namespace, election_record), lambda _cause: False)
 
     async def update(self, name: str, namespace: str, updated_record: LeaderElectionRecord) -> bool:
         return await self._in_time(super().update(name, namespace, updated_record), lambda _cause: False)
 
     async def release(self) -> None:
         """Give the Lease back if it is ours. Best effort: without an answer it expires by itself."""
+        for _ in range(_RELEASE_TRIES):  # a renewal that was under way may win once
+            if await self._in_time(self._release(), lambda _cause: True):
+                return
+        logger.warning("the Lease was not given back, it expires by itself")
+
+    async def _release(self) -> bool:
+        """False when somebody wrote the Lease in between."""
         try:
-            async with asyncio.timeout(self._timeout_seconds):
-                lease = await self.api_instance.read_namespaced_lease(self.name, self.namespace)
-                if lease.spec.holder_identity == self.identity:
-                    lease.spec.holder_identity = None
-                    await self.api_instance.replace_namespaced_lease(self.name, self.namespace, lease)
-        except (ApiException, aiohttp.ClientError, TimeoutError, OSError) as error:
-            logger.warning("the Lease was not given back, it expires by itself: %s", error)
+            lease = await self.api_instance.read_namespaced_lease(self.name, self.namespace)
+            if lease.spec.holder_identity == self.identity:
+                lease.spec.holder_identity = None
+                await self.api_instance.replace_namespaced_lease(self.name, self.namespace, lease)
+        except ApiException as error:
+            return bool(error.status != _CONFLICT)
+        return True
+
+    async def _create(self, name: str, namespace: str, election_record: LeaderElectionRecord) -> bool:
+        """The library's own (37.0.2) passes pretty=True, which its validation refuses."""
+        body = V1Lease(metadata=V1ObjectMeta(name=name), spec=self.update_lease(election_record))
+        try:
+            await self.api_instance.create_namespaced_lease(namespace, body)
+        except ApiException as error:
+            logger.info("the Lease was not created, somebody else may have: %s", error.reason)
+            return False
+        return True
 
     async def _in_time(self, call: Coroutine[Any, Any, _Answer], otherwise: Callable[[str], _Answer]) -> _Answer:
         try:

@@ -29,9 +29,9 @@ class OperatorSettings(BaseSettings):
     )
     progress_deadline_seconds: int = Field(default=600, gt=0, description="Engines not ready by then: Stalled.")
     watch_server_timeout_seconds: float = Field(default=60.0, gt=0, description="A watch is opened anew after it.")
-    lease_seconds: float = Field(default=15.0, ge=3)
-    renew_seconds: float = Field(default=10.0, ge=2)
-    retry_seconds: float = Field(default=2.0, ge=1)
+    lease_seconds: int = Field(default=15, ge=3, description="A leader that is silent for so long is replaced.")
+    renew_seconds: int = Field(default=10, ge=2, description="A leader that can't renew for so long stops acting.")
+    retry_seconds: int = Field(default=2, ge=1, description="Between two tries to take or renew the Lease.")
     health_host: str = "0.0.0.0"
     health_port: int = Field(default=8080, ge=0, description="/healthz, /readyz and /metrics; 0 takes any free port.")
     engine_token_file: Path | None = Field(

@@ -17,9 +17,19 @@ logger = logging.getLogger(__name__)
 
 
 class WorkQueue(Generic[Key]):
-    """For one event loop. `first_pause_seconds` doubles with each failure in a row, up to `last_pause_seconds`."""
+    """For one event loop. `first_pause_seconds` doubles with each failure in a row, up to `last_pause_seconds`.
 
-    def __init__(self, *, first_pause_seconds: float = 0.2, last_pause_seconds: float = 60.0) -> None:
+    `expected`: the errors of the world, logged in one line; any other is a mistake of ours and logged with its trace.
+    """
+
+    def __init__(
+        self,
+        *,
+        expected: type[Exception] | tuple[type[Exception], ...] = (),
+        first_pause_seconds: float = 0.2,
+        last_pause_seconds: float = 60.0,
+    ) -> None:
+        self._expected = expected
         self._first_pause = first_pause_seconds
         self._last_pause = last_pause_seconds
         self._waiting: dict[Key, None] = {}  # an ordered set: first in, first out
@@ -76,11 +86,7 @@ class WorkQueue(Generic[Key]):
             try:
                 again_after = await handle(key)
             except Exception as error:
-                # Whatever it was: the key is looked at again, later and later; the log has each failure once.
-                failures = self._failures[key] = self._failures.get(key, 0) + 1
-                pause = min(self._last_pause, self._first_pause * 2 ** min(failures - 1, 30))
-                logger.warning("%s: failed %d times, again in %.1f s: %s", key, failures, pause, error, exc_info=True)
-                self.add_after(key, pause)
+                self._look_again_after(key, error)
             else:
                 self._failures.pop(key, None)
                 if again_after is not None:
@@ -90,6 +96,14 @@ class WorkQueue(Generic[Key]):
                 if key in self._again:
                     self._again.discard(key)
                     self.add(key)
+
+    def _look_again_after(self, key: Key, error: Exception) -> None:
+        """Whatever it was: the key is looked at again, later and later."""
+        failures = self._failures[key] = self._failures.get(key, 0) + 1
+        pause = min(self._last_pause, self._first_pause * 2 ** min(failures - 1, 30))
+        trace = None if isinstance(error, self._expected) else error
+        logger.warning("%s: failed %d times, again in %.1f s: %s", key, failures, pause, error, exc_info=trace)
+        self.add_after(key, pause)
 
     def _on_timer(self, key: Key) -> None:
         self._timers.pop(key, None)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+import aiohttp
 import yaml
 
 from bowsprit_operator.__main__ import Operator
@@ -104,9 +105,9 @@ class Lab:
             "health_host": "127.0.0.1",
             "health_port": 0,
             "tick_seconds": 1.0,
-            "lease_seconds": 6.0,
-            "renew_seconds": 4.0,
-            "retry_seconds": 1.0,
+            "lease_seconds": 6,
+            "renew_seconds": 4,
+            "retry_seconds": 1,
         }
         return OperatorSettings(**(plain | values))
 
@@ -115,12 +116,12 @@ class Lab:
         """One replica in this process; an end by itself fails the test."""
         stop = asyncio.Event()
         operator = Operator(self.cluster, self.settings(**values))
-        running = asyncio.create_task(operator.run(stop))
-        try:
-            yield operator
-        finally:
-            stop.set()
-            await running
+        async with asyncio.TaskGroup() as group:
+            group.create_task(operator.run(stop))
+            try:
+                yield operator
+            finally:
+                stop.set()
 
     @asynccontextmanager
     async def process(self, identity: str) -> AsyncIterator[asyncio.subprocess.Process]:
@@ -140,6 +141,12 @@ class Lab:
             if process.returncode is None:
                 process.kill()
             await process.wait()
+
+
+async def get(port: int | None, path: str) -> tuple[int, str]:
+    """Status and text that an operator's health port answers with."""
+    async with aiohttp.ClientSession() as session, session.get(f"http://127.0.0.1:{port}{path}") as response:
+        return response.status, await response.text()
 
 
 def sample(name: str) -> dict[str, Any]:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import signal
 import time
 
-import aiohttp
 import pytest
 
 from bowsprit_operator.resources.kinds import DEPLOYMENT
-from controller.lab import Lab, until
+from controller.lab import Lab, get, until
 
 pytestmark = pytest.mark.apiserver
 
@@ -61,8 +60,3 @@ async def test_health_and_metrics_are_answered_by_followers_too(lab: Lab) -> Non
     assert answers == [(200, "ok"), (200, "ok")]
     leading = sorted(line for _, text in metrics for line in text.splitlines() if line.startswith("bowsprit_leader "))
     assert leading == ["bowsprit_leader 0.0", "bowsprit_leader 1.0"]
-
-
-async def get(port: int, path: str) -> tuple[int, str]:
-    async with aiohttp.ClientSession() as session, session.get(f"http://127.0.0.1:{port}{path}") as response:
-        return response.status, await response.text()

@@ -30,6 +30,7 @@ from bowsprit_operator.resources.kinds import Kind
 
 FIELD_MANAGER = "bowsprit"
 _TIMEOUT_SECONDS = 20.0
+_ACCEPTED = "application/json, application/jwk-set+json"  # the second is all that /openid/v1/jwks speaks
 
 logger = logging.getLogger(__name__)
 
@@ -194,7 +195,7 @@ class Cluster:
     async def _raw(self, method: str, path: str, **parameters: Any) -> aiohttp.ClientResponse:
         what = f"{method.upper()} {path}"
         # Fresh containers: the dynamic client's own defaults are shared between calls.
-        parameters |= {"query_params": [], "header_params": {}, "serialize": False}
+        parameters |= {"query_params": [], "header_params": {"Accept": _ACCEPTED}, "serialize": False}
         try:
             response: aiohttp.ClientResponse = await self._dynamic.request(
                 method, path, _request_timeout=_TIMEOUT_SECONDS, **parameters
