@@ -34,7 +34,7 @@ def read_shards(
 ) -> CapturedTraffic:
     """The newest requests that this model answered after `since` (aware), at most `max_tokens` tokens of them.
 
-    Raises WorldError CaptureUnreadable when the folder itself can't be listed; a folder without shards is empty traffic.
+    Raises WorldError CaptureUnreadable when the folder can't be listed; one without shards is empty traffic.
     """
     try:
         store = ShardStore(uri)

@@ -1,0 +1,111 @@
+"""From settings to an engine: the model, its KV cache's size, its drafters. The only place that imports torch at start.
+
+Decides what "auto" means where that needs the model or the machine. Refuses to know ports and requests.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from bowsprit_engine.config import DrafterChoice, ServeSettings
+from bowsprit_engine.core.engine import Engine
+from bowsprit_engine.core.request import FinishedRequest
+from bowsprit_engine.core.runner import BLOCK_SIZE, Runner
+from bowsprit_engine.core.settings import EngineSettings
+from bowsprit_engine.models import LoadedModel, load_model
+from bowsprit_engine.models.uri import resolve_uri
+from bowsprit_engine.speculation.drafters.base import Drafter
+from bowsprit_engine.speculation.drafters.head import HeadDrafter
+from bowsprit_engine.speculation.drafters.ngram import NGramDrafter
+from bowsprit_policy.wire import DrafterType
+
+AUTO_KV_SHARE = 4  # of the free memory, one part in so many
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Assembled:
+    """An engine that is not started yet, and what the server needs to know of its model."""
+
+    engine: Engine
+    tokenizer: Any
+    digest: str
+    max_model_len: int
+    vocab_size: int
+    kv_blocks: int
+
+
+def load(settings: ServeSettings) -> LoadedModel:
+    """Raises ModelError naming the path and the cause."""
+    return load_model(
+        resolve_uri(settings.model),
+        dtype=settings.dtype,
+        max_model_len=settings.max_model_len,
+        device=resolved_device(settings.device),
+        backend=settings.backend,
+        load_format=settings.load_format,
+        num_threads=settings.threads,
+    )
+
+
+def assemble(settings: ServeSettings, model: LoadedModel, on_finished: Callable[[FinishedRequest], None]) -> Assembled:
+    """Raises CallerError for limits that don't fit together."""
+    kv_blocks = _kv_blocks(settings, model)
+    engine = Engine(
+        runner=model.runner,
+        settings=EngineSettings(
+            model_name=settings.served_name,
+            model_digest=model.digest,
+            max_batch_size=settings.max_batch_size,
+            max_model_len=model.config.max_model_len,
+            kv_blocks=kv_blocks,
+            draft_tokens_max=settings.draft_tokens_max,
+            prefill_chunk=settings.prefill_chunk,
+            speculation_mode=settings.speculation,
+        ),
+        drafters=[_drafter(choice, model.runner) for choice in settings.drafter],
+        on_finished=on_finished,
+    )
+    return Assembled(
+        engine=engine,
+        tokenizer=model.tokenizer,
+        digest=model.digest,
+        max_model_len=model.config.max_model_len,
+        vocab_size=model.config.vocab_size,
+        kv_blocks=kv_blocks,
+    )
+
+
+def resolved_device(device: str) -> str:
+    if device != "auto":
+        return device
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def free_bytes(device: str) -> int:
+    """Memory that is free now: the device's, or the machine's."""
+    if device.startswith("cuda"):
+        free: int = torch.cuda.mem_get_info(torch.device(device))[0]
+        return free
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def _kv_blocks(settings: ServeSettings, model: LoadedModel) -> int:
+    """As many as the memory holds, and no more than a full batch of full sequences needs."""
+    useful = settings.max_batch_size * -(-model.config.max_model_len // BLOCK_SIZE)
+    memory = settings.kv_cache_memory
+    if memory is None:
+        memory = free_bytes(resolved_device(settings.device)) // AUTO_KV_SHARE
+    return min(useful, memory // model.runner.kv_bytes_per_block())
+
+
+def _drafter(choice: DrafterChoice, runner: Runner) -> Drafter:
+    match choice.type:
+        case DrafterType.NGRAM:
+            return NGramDrafter(name=choice.name)
+        case DrafterType.HEAD:
+            return HeadDrafter(name=choice.name, runner=runner)

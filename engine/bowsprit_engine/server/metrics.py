@@ -1,0 +1,164 @@
+"""/metrics: the engine's counters under vLLM's names and the ones that nobody else exports.
+
+Reads `engine.stats()` at each scrape, so that there is one set of counters and no copy to keep. Decides names and
+labels (api.md, "Metrics"), and no figure that a fleet couldn't sum, but for gauges of the moment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.metrics_core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    InfoMetricFamily,
+    Metric,
+    SummaryMetricFamily,
+)
+from prometheus_client.registry import Collector
+
+from bowsprit_engine.capture.intake import Capture
+from bowsprit_engine.server.handle import EngineHandle
+from bowsprit_policy.wire import DrafterStats, EngineStats, PolicyStatus, StepCell
+
+
+class EngineCollector(Collector):
+    """Families of one engine. Labels `model_name` and `engine` are on each."""
+
+    def __init__(self, engine: EngineHandle, capture: Capture, *, prefix: str, model_name: str) -> None:
+        self._engine = engine
+        self._capture = capture
+        self._prefix = prefix
+        self._common = {"model_name": model_name, "engine": "0"}
+
+    def register(self, registry: CollectorRegistry) -> None:
+        registry.register(self)
+
+    def describe(self) -> Iterable[Metric]:
+        """Nothing ahead of time: names are the engine's to say."""
+        return ()
+
+    def collect(self) -> Iterator[Metric]:
+        stats = self._engine.stats()
+        yield from self._serving(stats)
+        yield from self._drafting(stats)
+        yield from self._positions(stats.drafters)
+        yield from self._table(self._engine.policy())
+        yield from self._steps(stats.cells)
+        yield self._counter(
+            "capture_tokens",
+            "Tokens of finished requests, by what became of them.",
+            [({"outcome": outcome}, tokens) for outcome, tokens in self._capture.tokens_by_outcome().items()],
+        )
+
+    def _serving(self, stats: EngineStats) -> Iterator[Metric]:
+        for name, text, value in (
+            ("num_requests_running", "Sequences in the batch.", stats.requests_running),
+            ("num_requests_waiting", "Sequences that wait for room.", stats.requests_waiting),
+            ("kv_cache_usage_perc", "Share of KV blocks in use, 0 to 1.", stats.kv_cache_usage),
+        ):
+            yield self._gauge(name, text, [({}, value)])
+        for name, text, value in (
+            ("prompt_tokens", "Prompt tokens computed.", stats.prompt_tokens),
+            ("generation_tokens", "Tokens generated.", stats.generation_tokens),
+            ("spec_decode_sequence_steps", "Decode steps, one per sequence.", stats.sequence_steps),
+            ("spec_decode_probe_steps", "Steps that measured instead of following the table.", stats.probe_steps),
+        ):
+            yield self._counter(name, text, [({}, value)])
+
+    def _drafting(self, stats: EngineStats) -> Iterator[Metric]:
+        def counted(name: str, text: str, value: dict[str, float]) -> Metric:
+            return self._counter(f"spec_decode_{name}", text, [({"drafter": key}, v) for key, v in value.items()])
+
+        drafters = {drafter.name: drafter for drafter in stats.drafters}
+        yield counted("num_drafts", "Drafts verified.", {n: _drafts(d) for n, d in drafters.items()})
+        yield counted("num_draft_tokens", "Tokens drafted.", {n: d.drafted_tokens for n, d in drafters.items()})
+        yield counted(
+            "num_accepted_tokens", "Drafted tokens accepted.", {n: d.accepted_tokens for n, d in drafters.items()}
+        )
+        yield counted(
+            "wasted_draft_tokens",
+            "Drafted tokens refused.",
+            {n: d.drafted_tokens - d.accepted_tokens for n, d in drafters.items()},
+        )
+        yield counted(
+            "opportunities", "Sequence-steps in which it was asked.", {n: d.opportunities for n, d in drafters.items()}
+        )
+        yield counted("proposed", "Sequence-steps in which it proposed.", {n: d.proposed for n, d in drafters.items()})
+        yield counted("draft_seconds", "Seconds spent drafting.", {n: d.draft_seconds for n, d in drafters.items()})
+        info = InfoMetricFamily(f"{self._prefix}:drafter_revision", "What each drafter is.", labels=[*self._common])
+        for d in stats.drafters:
+            words = {"drafter": d.name, "type": d.type.value, "state": d.state.value, "revision": d.revision or ""}
+            info.add_metric([*self._common.values()], words)
+        yield info
+
+    def _positions(self, drafters: Iterable[DrafterStats]) -> Iterator[Metric]:
+        for name, text, field in (
+            ("spec_decode_reached", "Drafted, and all before accepted.", "reached"),
+            ("spec_decode_matched", "Of those reached, accepted.", "matched"),
+            ("spec_decode_num_accepted_tokens_per_pos", "Accepted, by position (vLLM's name).", "matched"),
+        ):
+            yield self._counter(
+                name,
+                text,
+                [
+                    ({"drafter": drafter.name, "position": str(position)}, count)
+                    for drafter in drafters
+                    for position, count in enumerate(getattr(drafter, field))
+                ],
+            )
+
+    def _table(self, policy: PolicyStatus) -> Iterator[Metric]:
+        lowered = {drafter.name: drafter.draft_tokens for drafter in policy.lowered}
+        yield self._gauge(
+            "spec_decode_num_speculative_tokens",
+            "Draft tokens allowed, by batch and drafter.",
+            [
+                (
+                    {"batch": "inf" if row.max_batch_size is None else str(row.max_batch_size), "drafter": cap.name},
+                    min(cap.draft_tokens, lowered.get(cap.name, cap.draft_tokens)),
+                )
+                for row in policy.table
+                for cap in row.drafters
+            ],
+        )
+        yield self._gauge("policy_revision", "Revision of the table in force.", [({}, policy.revision)])
+
+    def _steps(self, cells: Iterable[StepCell]) -> Iterator[Metric]:
+        labels = ["batch", "rows", "context"]
+        seconds = SummaryMetricFamily(
+            f"{self._prefix}:step_seconds", "Whole steps without prefill.", labels=[*self._common, *labels]
+        )
+        contended = []
+        for cell in cells:
+            bucket = {label: str(getattr(cell, label)) for label in labels}
+            seconds.add_metric([*self._common.values(), *bucket.values()], cell.steps, cell.seconds)
+            contended.append((bucket, float(cell.contended)))
+        yield seconds
+        yield self._counter("contended_steps", "Steps left out since the CPU was shared.", contended)
+
+    def _counter(self, name: str, text: str, values: Iterable[tuple[dict[str, str], float]]) -> Metric:
+        return self._filled(CounterMetricFamily, name, text, values)
+
+    def _gauge(self, name: str, text: str, values: Iterable[tuple[dict[str, str], float]]) -> Metric:
+        return self._filled(GaugeMetricFamily, name, text, values)
+
+    def _filled(
+        self,
+        kind: type[CounterMetricFamily] | type[GaugeMetricFamily],
+        name: str,
+        text: str,
+        values: Iterable[tuple[dict[str, str], float]],
+    ) -> Metric:
+        rows = list(values)
+        labels = [*self._common, *(rows[0][0] if rows else ())]
+        family = kind(f"{self._prefix}:{name}", text, labels=labels)
+        for words, value in rows:
+            family.add_metric([*self._common.values(), *words.values()], value)
+        return family
+
+
+def _drafts(drafter: DrafterStats) -> int:
+    """Drafts that were verified: each reached its first position."""
+    return drafter.reached[0] if drafter.reached else 0

@@ -1,0 +1,207 @@
+"""`bowsprit-engine serve`: ports first, then the model, then requests; and at SIGTERM all of it backwards.
+
+Decides the order of a start and of an end. An end loses nothing: new requests get 503 with Retry-After, running ones
+finish, what was captured is written, and only then do the ports close.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import threading
+import time
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, TypeVar
+
+from prometheus_client import CollectorRegistry, ProcessCollector
+
+from bowsprit_engine.capture.intake import Capture
+from bowsprit_engine.config import ServeSettings
+from bowsprit_engine.errors import WorldError
+from bowsprit_engine.server.access import Access, Trust
+from bowsprit_engine.server.app import create_app
+from bowsprit_engine.server.bridge import Bridge
+from bowsprit_engine.server.control import create_control_app
+from bowsprit_engine.server.latencies import Latencies
+from bowsprit_engine.server.lifecycle import Lifecycle, Served
+from bowsprit_engine.server.listeners import Listener
+from bowsprit_engine.server.metrics import EngineCollector
+from bowsprit_engine.server.prompts import PromptEncoder
+
+if TYPE_CHECKING:
+    from bowsprit_engine.server.assembly import Assembled
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+
+POLL_SECONDS = 0.02
+
+
+async def serve(settings: ServeSettings) -> None:
+    """Returns after a drain. Raises EngineError when the model can't be served or the engine ended by itself."""
+    began = time.monotonic()
+    lifecycle = Lifecycle()
+    registry = CollectorRegistry()
+    ProcessCollector(registry=registry)
+    control_app = create_control_app(lifecycle, access=Access(Trust.of(settings)), registry=registry)
+    serving_app = create_app(lifecycle, max_body_bytes=settings.max_body_bytes)
+    control = Listener(control_app, host=settings.control_host, port=settings.control_port, name="control")
+    serving = Listener(serving_app, host=settings.host, port=settings.port, name="serving")
+    _watch_signals(lifecycle)
+    await control.start()
+    await serving.start()
+    logger.info("listening: serving %s:%d, control %s:%d", *serving.address, *control.address)
+    try:
+        loading = asyncio.create_task(_load(settings, registry))
+        await _first_of(loading, lifecycle.drain_asked.wait())
+        if not loading.done():
+            return
+        served = loading.result()
+        _watch_engine(lifecycle)
+        lifecycle.served = served
+        lifecycle.stage = "profiling the model"
+        served.engine.start()
+        await _until_ready(lifecycle, began)
+        await lifecycle.drain_asked.wait()
+        await _drain(lifecycle, served, serving, drain_seconds=settings.drain_seconds)
+    finally:
+        await serving.stop()
+        await control.stop()
+    if lifecycle.failure is not None:
+        raise WorldError(lifecycle.failure, reason="EngineFailure")
+
+
+async def _load(settings: ServeSettings, registry: CollectorRegistry) -> Served:
+    began = time.monotonic()
+    latencies = Latencies(registry, prefix=settings.metrics_prefix, model_name=settings.served_name)
+    capture, assembled = await in_thread(lambda: _assembled(settings))
+    EngineCollector(
+        assembled.engine, capture, prefix=settings.metrics_prefix, model_name=settings.served_name
+    ).register(registry)
+    logger.info(
+        "model %s is loaded: digest %s, %d KV blocks, %.1f s",
+        settings.served_name,
+        assembled.digest[:12],
+        assembled.kv_blocks,
+        time.monotonic() - began,
+    )
+    return Served(
+        engine=assembled.engine,
+        prompts=PromptEncoder(assembled.tokenizer, max_model_len=assembled.max_model_len),
+        bridge=Bridge(asyncio.get_running_loop()),
+        latencies=latencies,
+        capture=capture,
+        model_name=settings.served_name,
+        model_digest=assembled.digest,
+        max_model_len=assembled.max_model_len,
+        vocab_size=assembled.vocab_size,
+        created=int(time.time()),
+    )
+
+
+def _assembled(settings: ServeSettings) -> tuple[Capture, Assembled]:
+    from bowsprit_engine.server.assembly import assemble, load  # torch: seconds, and not before the ports answer
+
+    model = load(settings)
+    capture = capture_from(settings, model.digest)
+    return capture, assemble(settings, model, capture.take)
+
+
+def capture_from(settings: ServeSettings, model_digest: str) -> Capture:
+    """The capture that the settings ask for; nothing is kept without a URI or with consent `none`."""
+    if settings.capture_uri is None or settings.capture_consent == "none":
+        return Capture(None, consent="none")
+    from bowsprit_engine.capture.writer import ShardWriter, WriterSettings
+
+    writer = ShardWriter(
+        WriterSettings(
+            uri=settings.capture_uri,
+            pod_uid=settings.pod_uid,
+            model_digest=model_digest,
+            max_tokens=settings.capture_max_tokens,
+            retention_seconds=settings.capture_retention,
+            flush_seconds=settings.capture_flush_seconds,
+            flush_requests=settings.capture_flush_requests,
+        )
+    )
+    return Capture(
+        writer,
+        consent=settings.capture_consent,
+        sample_rate=settings.capture_sample_rate,
+        tenant_key=settings.capture_uri,
+    )
+
+
+async def in_thread(function: Callable[[], T]) -> T:
+    """The function's result from a daemon thread, which the process's end doesn't wait for."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[T] = loop.create_future()
+
+    def settle(apply: Callable[[], None]) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            loop.call_soon_threadsafe(lambda: None if future.done() else apply())
+
+    def work() -> None:
+        try:
+            result = function()
+        except BaseException as error:
+            failure = error
+            settle(lambda: future.set_exception(failure))
+        else:
+            settle(lambda: future.set_result(result))
+
+    threading.Thread(target=work, daemon=True).start()
+    return await future
+
+
+async def _until_ready(lifecycle: Lifecycle, began: float) -> None:
+    """Returns when requests are served, or when there is no use in waiting."""
+    while not lifecycle.drain_asked.is_set():
+        if lifecycle.why_not_ready() is None:
+            logger.info("ready after %.1f s", time.monotonic() - began)
+            return
+        await asyncio.sleep(POLL_SECONDS)
+
+
+async def _first_of(*waits: Awaitable[object], timeout_seconds: float | None = None) -> None:
+    """Returns when one of them is done, or after the timeout; the others are cancelled."""
+    tasks = [asyncio.ensure_future(wait) for wait in waits]
+    try:
+        await asyncio.wait(tasks, timeout=timeout_seconds, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+
+
+async def _drain(lifecycle: Lifecycle, served: Served, serving: Listener, *, drain_seconds: float) -> None:
+    logger.info("draining: %d requests in flight", lifecycle.num_in_flight)
+    await _first_of(lifecycle.is_idle.wait(), lifecycle.has_failure.wait(), timeout_seconds=drain_seconds)
+    if lifecycle.num_in_flight:
+        logger.warning("%d requests are cut off", lifecycle.num_in_flight)
+    await in_thread(served.engine.stop)
+    await serving.stop()
+    await in_thread(served.capture.close)
+    logger.info("drained")
+
+
+def _watch_signals(lifecycle: Lifecycle) -> None:
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, lifecycle.begin_drain)
+
+
+def _watch_engine(lifecycle: Lifecycle) -> None:
+    """An engine's thread that dies of an error ends the process: only a restart mends it."""
+    loop = asyncio.get_running_loop()
+    usual = threading.excepthook
+
+    def fail(arguments: threading.ExceptHookArgs) -> None:
+        usual(arguments)
+        if arguments.thread is not None and arguments.thread.name == "bowsprit-engine":
+            message = f"the engine ended: {arguments.exc_type.__name__}: {arguments.exc_value}"
+            with contextlib.suppress(RuntimeError):
+                loop.call_soon_threadsafe(lifecycle.fail, message)
+
+    threading.excepthook = fail

@@ -1,0 +1,89 @@
+"""From token ids to text that may be shown: whole characters only, and nothing of a stop string.
+
+Decides how much of the text is certain. Refuses to know requests and responses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+UNFINISHED = "\ufffd"
+WINDOW = 24  # tokens decoded again for each new one
+OVERLAP = 8  # tokens that stay when the window moves: more than the 4 that an unfinished character may span
+
+
+class Decoder(Protocol):
+    """The part of a transformers tokenizer that is used here."""
+
+    def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool) -> str: ...
+
+
+class Detokenizer:
+    """Text of a growing sequence, character by character certain.
+
+    Only the last character of a decoding can change when a token follows (an unfinished one decodes to U+FFFD), so only
+    that one is held back, and a short window is decoded per token. Pieces and `flush` add up to the decoding of all.
+    """
+
+    def __init__(self, decoder: Decoder) -> None:
+        self._decoder = decoder
+        self._window: list[int] = []
+        self._shown = 0  # characters of the window's text that were given out
+
+    def push(self, token_id: int) -> str:
+        """The text that has become certain with this token."""
+        if len(self._window) >= WINDOW:
+            self._window = self._window[-OVERLAP:]
+            self._shown = len(self._certain())
+        self._window.append(token_id)
+        certain = self._certain()
+        piece = certain[self._shown :]
+        self._shown = max(self._shown, len(certain))
+        return piece
+
+    def flush(self) -> str:
+        """What is left when no token follows: U+FFFD for a character that stayed unfinished."""
+        piece = self._text()[self._shown :]
+        self._shown += len(piece)
+        return piece
+
+    def _text(self) -> str:
+        return self._decoder.decode(self._window, skip_special_tokens=True)
+
+    def _certain(self) -> str:
+        text = self._text()
+        return text[:-1] if text.endswith(UNFINISHED) else text
+
+
+class StopStrings:
+    """Holds back whatever may be the beginning of a stop string."""
+
+    def __init__(self, stops: Sequence[str]) -> None:
+        self._stops = tuple(stops)
+        self._held = ""
+        self.is_stopped = False
+
+    def push(self, text: str) -> str:
+        """What of the text so far may be shown; after a stop string, nothing more."""
+        if self.is_stopped:
+            return ""
+        text = self._held + text
+        found = [index for stop in self._stops if (index := text.find(stop)) >= 0]
+        if found:
+            self.is_stopped = True
+            self._held = ""
+            return text[: min(found)]
+        keep = max((_overlap(text, stop) for stop in self._stops), default=0)
+        self._held = text[len(text) - keep :]
+        return text[: len(text) - keep]
+
+    def flush(self) -> str:
+        """What was held back in vain, when no text follows."""
+        held, self._held = self._held, ""
+        return held
+
+
+def _overlap(text: str, stop: str) -> int:
+    """Length of the longest end of `text` that begins `stop`."""
+    return next((n for n in range(min(len(text), len(stop) - 1), 0, -1) if stop.startswith(text[-n:])), 0)

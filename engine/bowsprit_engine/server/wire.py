@@ -1,0 +1,163 @@
+"""OpenAI's request bodies, as far as they are executed here, with vLLM's extensions that benchmarks rely on.
+
+Decides which fields and values are accepted. Fields that OpenAI's clients send and that change no output are accepted
+and ignored by name; any other unknown field is refused. Knows neither tokenizers nor the engine.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+MAX_CHOICES = 128
+MAX_PROMPTS = 128
+MAX_STOPS = 16
+MAX_TOP_LOGPROBS = 20
+
+Text = Annotated[str, Field(max_length=4_000_000)]
+StopText = Annotated[str, Field(min_length=1, max_length=512)]
+TokenId = Annotated[int, Field(ge=0, lt=2**31)]
+TokenIds = Annotated[list[TokenId], Field(min_length=1)]
+Number = Annotated[float, Field(allow_inf_nan=False)]
+_STRICT = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class StreamOptions(BaseModel):
+    model_config = _STRICT
+
+    include_usage: bool | None = None
+    include_obfuscation: bool | None = None  # OpenAI's padding against traffic analysis: never added here
+    continuous_usage_stats: bool | None = None
+
+
+class Speculation(BaseModel):
+    """This request's limits on speculation; they narrow what the table allows and never change the output."""
+
+    model_config = _STRICT
+
+    mode: Literal["auto", "off"] = "auto"
+    max_draft_tokens: int | None = Field(default=None, ge=0, le=1024)
+    drafter: str | None = Field(default=None, min_length=1, max_length=63)
+
+
+class GenerationBody(BaseModel):
+    """What chat and text completions share."""
+
+    model_config = _STRICT
+
+    model: str = Field(max_length=512)
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    max_tokens: int | None = Field(default=None, ge=1, lt=2**31)
+    n: int | None = Field(default=None, ge=1, le=MAX_CHOICES)
+    stop: StopText | Annotated[list[StopText], Field(max_length=MAX_STOPS)] | None = None
+    seed: int | None = Field(default=None, ge=-(2**63), lt=2**64)
+    temperature: Number | None = Field(default=None, ge=0, le=2)
+    top_p: Number | None = Field(default=None, gt=0, le=1)
+    presence_penalty: Number | None = Field(default=None, ge=-2, le=2)
+    frequency_penalty: Number | None = Field(default=None, ge=-2, le=2)
+    logit_bias: dict[str, Annotated[Number, Field(ge=-100, le=100)]] | None = Field(default=None, max_length=1024)
+    # vLLM's
+    top_k: int | None = Field(default=None, ge=-1, lt=2**31)  # -1 and 0: off
+    min_p: Number | None = Field(default=None, ge=0, le=1)
+    repetition_penalty: Number | None = Field(default=None, gt=0, le=10)
+    ignore_eos: bool | None = None
+    min_tokens: int | None = Field(default=None, ge=0, lt=2**31)
+    stop_token_ids: Annotated[list[TokenId], Field(max_length=128)] | None = None
+    # ours
+    speculation: Speculation | None = None
+    # sent by OpenAI's clients: `user` is the tenant of captured traffic, the others change nothing here
+    user: str | None = Field(default=None, max_length=512)
+    metadata: dict[str, Any] | None = None
+    store: bool | None = None
+    service_tier: str | None = None
+    safety_identifier: str | None = None
+    prompt_cache_key: str | None = None
+    prompt_cache_retention: str | None = None
+
+    @field_validator("logit_bias")
+    @classmethod
+    def _keys_are_token_ids(cls, bias: dict[str, float] | None) -> dict[str, float] | None:
+        for key in bias or {}:
+            if not (key.isascii() and key.isdecimal() and len(key) < 10):
+                raise ValueError(f"keys are token ids, {key[:20]!r} is none")
+        return bias
+
+    @property
+    def stop_texts(self) -> tuple[str, ...]:
+        if self.stop is None:
+            return ()
+        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
+
+    @property
+    def includes_usage(self) -> bool:
+        return self.stream_options is not None and bool(self.stream_options.include_usage)
+
+
+class ContentPart(BaseModel):
+    """Text only: the models served here read nothing else."""
+
+    model_config = ConfigDict(extra="ignore", strict=True, frozen=True)
+
+    type: Literal["text"]
+    text: Text
+
+
+class Message(BaseModel):
+    """Unknown fields are ignored here alone: clients send back whole messages that they were sent."""
+
+    model_config = ConfigDict(extra="ignore", strict=True, frozen=True)
+
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: Text | list[ContentPart] | None = None
+    name: str | None = Field(default=None, max_length=512)
+    tool_calls: list[dict[str, Any]] | None = None
+    tool_call_id: str | None = Field(default=None, max_length=512)
+
+
+class ResponseFormat(BaseModel):
+    """`json_object` and `json_schema` need structured decoding, which isn't executed yet."""
+
+    model_config = ConfigDict(extra="ignore", strict=True, frozen=True)
+
+    type: Literal["text"]
+
+
+class Function(BaseModel):
+    model_config = ConfigDict(extra="allow", strict=True, frozen=True)
+
+    name: str = Field(min_length=1, max_length=128)
+
+
+class Tool(BaseModel):
+    model_config = ConfigDict(extra="allow", strict=True, frozen=True)
+
+    type: Literal["function"]
+    function: Function
+
+
+class ChatBody(GenerationBody):
+    """POST /v1/chat/completions."""
+
+    messages: list[Message] = Field(min_length=1, max_length=10_000)
+    max_completion_tokens: int | None = Field(default=None, ge=1, lt=2**31)
+    logprobs: bool | None = None
+    top_logprobs: int | None = Field(default=None, ge=0, le=MAX_TOP_LOGPROBS)
+    response_format: ResponseFormat | None = None
+    tools: Annotated[list[Tool], Field(max_length=128)] | None = None
+    tool_choice: Literal["none", "auto"] | None = None  # "required" and a name need structured decoding
+    parallel_tool_calls: bool | None = None
+    modalities: list[Literal["text"]] | None = None
+    reasoning_effort: str | None = None
+    verbosity: str | None = None
+
+
+class CompletionBody(GenerationBody):
+    """POST /v1/completions. `suffix`, `echo` and `best_of` are accepted in the one value that asks for nothing."""
+
+    prompt: Text | TokenIds | Annotated[list[Text] | list[TokenIds], Field(min_length=1, max_length=MAX_PROMPTS)]
+    logprobs: int | None = Field(default=None, ge=0, le=MAX_TOP_LOGPROBS)
+    echo: Literal[False] | None = None
+    suffix: Literal[""] | None = None
+    best_of: int | None = Field(default=None, ge=1, le=1)
