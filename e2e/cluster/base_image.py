@@ -15,6 +15,7 @@ from cluster.images import ImageStore
 from cluster.places import cache
 from cluster.progress import step
 
+NAME = "localhost/bowsprit-base"
 PACKAGES = ("ca-certificates", "libgomp1", "libstdc++6", "python3", "python3-pip", "python3-venv")
 SOURCES = Path("/etc/apt/sources.list.d/debian.sources")
 OMITTED = ("man", "doc", "locale", "info")
@@ -47,11 +48,12 @@ CMD ["python3"]
 
 def ensure(images: ImageStore) -> str:
     """The base image's name, after building whatever of it is missing."""
-    name = f"localhost/bowsprit-base:{_key()}"
+    name = f"{NAME}:{_key()}"
     if name not in images.names():
         folder = cache() / "rootfs" / _key()
         _make_context(folder)
         images.build(folder / "Dockerfile", folder, name)
+        images.remove(*[old for old in images.names() if old.startswith(f"{NAME}:") and old != name])
     return name
 
 

@@ -14,6 +14,8 @@ SERVICE_ADDRESS = "10.96.0.1"
 BRIDGE = "bowsprit0"
 PAUSE_IMAGE = "localhost/pause:1"
 IMAGE_NAMESPACE = "k8s.io"
+# One engine image's layers, unpacked and as blobs, are 12 GB; with room for a second set the disk would need twice that.
+BUILD_CACHE_MEGABYTES = 16_000
 
 
 def write(places: Places) -> None:
@@ -109,7 +111,7 @@ root = "{places.build_cache}"
   networkMode = "host"
   defaultCgroupParent = "/{places.cgroup}/buildkit"
   gc = true
-  maxUsedSpace = "40GB"
+  maxUsedSpace = "{BUILD_CACHE_MEGABYTES}MB"
   [worker.containerd.runtime]
     name = "io.containerd.runc.v2"
     options = {{ BinaryName = "{runc_on_host_network(places)}" }}

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cluster import build
-from cluster.configuration import IMAGE_NAMESPACE, PAUSE_IMAGE
+from cluster.configuration import BUILD_CACHE_MEGABYTES, IMAGE_NAMESPACE, PAUSE_IMAGE
 from cluster.control import Init
 from cluster.errors import ClusterError, tail
 from cluster.places import Places
@@ -38,8 +38,16 @@ class ImageStore:
         with step(f"load {archive.name}"):
             self._ctr("images", "import", "--local", str(archive))
 
-    def remove(self, name: str) -> None:
-        self._ctr("images", "remove", name)
+    def remove(self, *names: str) -> None:
+        if names:
+            self._ctr("images", "remove", "--sync", *names)
+
+    def remove_untagged(self) -> None:
+        """Let go of images whose name has gone to a newer build: the engine's are gigabytes. Running pods keep theirs."""
+        rows = [line.split() for line in self._ctr("images", "list").splitlines()[1:]]
+        digests = {row[0]: row[2] for row in rows}
+        named = {digest for name, digest in digests.items() if not name.startswith("sha256:")}
+        self.remove(*[name for name, digest in digests.items() if digest not in named])
 
     def ensure_pause(self) -> None:
         """Every pod's first container; there is no registry to pull it from."""
@@ -55,14 +63,17 @@ class ImageStore:
         options = [f"build-arg:{name}={value}" for name, value in sorted((build_args or {}).items())]
         # Images are local ones; nothing is pushed, so compressing would only cost time.
         output = f"type=image,name={tag},compression=uncompressed,oci-mediatypes=true,unpack=true"
-        command = [str(BUILDKIT.output / "buildctl"), "--addr", f"unix://{self.places.buildkit_socket}", "build"]
-        command += ["--progress=plain", "--frontend=dockerfile.v0", f"--local=context={context}"]
+        buildctl = [str(BUILDKIT.output / "buildctl"), "--addr", f"unix://{self.places.buildkit_socket}"]
+        command = [*buildctl, "build", "--progress=plain", "--frontend=dockerfile.v0", f"--local=context={context}"]
         command += [f"--local=dockerfile={dockerfile.parent}", f"--opt=filename={dockerfile.name}"]
         command += [*(f"--opt={option}" for option in options), f"--output={output}", "--opt=image-resolve-mode=local"]
         with step(f"build {tag}"), (self.places.run / "build.lock").open("w") as lock, log.open("wb") as file:
             fcntl.flock(lock, fcntl.LOCK_EX)
             self.init.change("start", "buildkitd")
             result = subprocess.run(command, stdout=file, stderr=file, check=False)
+            # The daemon's own collection comes a minute later, when it is no longer there.
+            prune = [*buildctl, "prune", f"--keep-storage={BUILD_CACHE_MEGABYTES}"]
+            subprocess.run(prune, stdout=file, stderr=file, check=False)
             self.init.change("stop", "buildkitd")
         if result.returncode != 0:
             raise ClusterError(f"building {tag} from {dockerfile} failed; its log is {log}:\n{tail(log, 30)}")

@@ -16,3 +16,4 @@ def build(images: ImageStore, names: tuple[str, ...] = tuple(DOCKERFILES)) -> No
     arguments = {"BASE_IMAGE": base_image.ensure(images)}
     for name in names:
         images.build(DOCKERFILES[name], ROOT, name, arguments)
+    images.remove_untagged()
