@@ -115,7 +115,7 @@ class Operator:
 
 async def serve(settings: OperatorSettings, stop: asyncio.Event) -> None:
     """One replica against the API server that the settings name."""
-    async with connect(settings.kubeconfig) as cluster:
+    async with connect(settings.kubeconfig, namespaces=settings.watch_namespaces) as cluster:
         await Operator(cluster, settings).run(stop)
 
 

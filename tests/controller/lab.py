@@ -115,7 +115,8 @@ class Lab:
     async def operator(self, **values: Any) -> AsyncIterator[Operator]:
         """One replica in this process; an end by itself fails the test."""
         stop = asyncio.Event()
-        operator = Operator(self.cluster, self.settings(**values))
+        scope = Cluster(self.cluster.api, namespaces=(self.namespace,))
+        operator = Operator(scope, self.settings(**values))
         async with asyncio.TaskGroup() as group:
             group.create_task(operator.run(stop))
             try:

@@ -61,10 +61,11 @@ class SigningKeys:
 
 
 class Cluster:
-    """One connection to one API server. Use `connect()`."""
+    """One connection to one API server. Use `connect()`. `namespaces`: all that it looks at; empty means every one."""
 
-    def __init__(self, api: kubernetes_client.ApiClient) -> None:
+    def __init__(self, api: kubernetes_client.ApiClient, *, namespaces: tuple[str, ...] = ()) -> None:
         self.api = api
+        self._namespaces: tuple[str | None, ...] = namespaces or (None,)
         self._dynamic = DynamicClient(api)
 
     async def get(self, kind: Kind, namespace: str, name: str) -> dict[str, Any] | None:
@@ -79,10 +80,13 @@ class Cluster:
     async def list(
         self, kind: Kind, namespace: str | None = None, *, labels: Mapping[str, str] | None = None
     ) -> tuple[dict[str, Any], ...]:
-        """All objects of a kind, of every namespace when None. Items carry no apiVersion and kind (as the API does)."""
+        """All objects of a kind; of every namespace that we look at when None. Items carry no apiVersion and kind."""
         selector = label_names.selector(labels) if labels else None
-        answer = await self._request("get", _path(kind, namespace, None), label_selector=selector)
-        return tuple(answer.get("items") or ())
+        found: list[dict[str, Any]] = []
+        for place in self._namespaces if namespace is None else (namespace,):
+            answer = await self._request("get", _path(kind, place, None), label_selector=selector)
+            found += answer.get("items") or ()
+        return tuple(found)
 
     async def read(self, type_: type[ResourceT], namespace: str, name: str) -> ResourceT | None:
         """One object as a typed value, None when there is no such object."""
@@ -208,7 +212,7 @@ class Cluster:
 
 
 @asynccontextmanager
-async def connect(kubeconfig: Path | None = None) -> AsyncIterator[Cluster]:
+async def connect(kubeconfig: Path | None = None, *, namespaces: tuple[str, ...] = ()) -> AsyncIterator[Cluster]:
     """From a kubeconfig file, or from the pod's own ServiceAccount when None. Never from the user's default one."""
     configuration = kubernetes_client.Configuration()
     if kubeconfig is None:
@@ -217,7 +221,7 @@ async def connect(kubeconfig: Path | None = None) -> AsyncIterator[Cluster]:
         await kubernetes_config.load_kube_config(config_file=str(kubeconfig), client_configuration=configuration)
     configuration.client_session_kwargs = {"trust_env": False}
     async with kubernetes_client.ApiClient(configuration) as api:
-        yield Cluster(api)
+        yield Cluster(api, namespaces=namespaces)
 
 
 def _path(kind: Kind, namespace: str | None, name: str | None) -> str:
