@@ -1,4 +1,4 @@
-"""Loading a drafter's revision while requests run: beside the one in use, swapped between steps, never losing a token."""
+"""Loading a drafter's revision while requests run: beside the one in use, swapped between steps, no token lost."""
 
 from __future__ import annotations
 

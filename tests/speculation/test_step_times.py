@@ -116,6 +116,6 @@ def test_contended_samples_are_discarded(cache_dir, monkeypatch):
     """When the process had less than 90 % of its cores, a sample says nothing."""
     runner = FakeRunner()
     runner.allocate_kv(64)
-    monkeypatch.setattr(profile, "_timed", lambda *_: (0.01, 0.5))
+    monkeypatch.setattr(profile, "_timed", lambda *_: (0.01, True))
 
     assert measure(runner).cells == ()

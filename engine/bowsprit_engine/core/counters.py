@@ -15,8 +15,6 @@ from bowsprit_engine.speculation.costs import CellKey
 from bowsprit_engine.speculation.drafters.base import Drafter
 from bowsprit_policy.wire import DrafterStats, StepCell
 
-LEAST_CPU_SHARE = 0.9
-
 
 @dataclass(slots=True, kw_only=True)
 class DrafterCounts:
@@ -116,11 +114,11 @@ class Counters:
             for position in range(num_accepted):
                 counts.matched[position] += 1
 
-    def add_step(self, key: CellKey, *, seconds: float, tokens: int, cpu_share: float) -> None:
+    def add_step(self, key: CellKey, *, seconds: float, tokens: int, is_contended: bool) -> None:
         """One pure decode step. A contended one is only counted, since on shared cores its time says nothing."""
         with self._lock:
             sums = self._cells.setdefault(key, CellSums())
-            if cpu_share < LEAST_CPU_SHARE:
+            if is_contended:
                 sums.contended += 1
                 return
             sums.steps += 1

@@ -7,7 +7,7 @@ drafts before it, so every logits processor holds at every draft position. Knows
 from __future__ import annotations
 
 import importlib
-import importlib.util
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -16,11 +16,12 @@ from torch import Tensor
 
 from bowsprit_engine.core.request import SamplingParams, TokenLogprob
 from bowsprit_engine.core.sequence import LiveSequence
-from bowsprit_engine.kernels import reference
+from bowsprit_engine.errors import WorldError
+from bowsprit_engine.kernels import native, reference
 
 Draw = Callable[..., Tensor]  # the signature of kernels.reference.draw
 
-NATIVE = "bowsprit_engine.kernels.native"
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,10 +50,14 @@ def choose_draw(device: torch.device) -> Draw:
     if device.type == "cuda":
         triton_draw: Draw = importlib.import_module("bowsprit_engine.kernels.verify").draw
         return triton_draw
-    if device.type == "cpu" and importlib.util.find_spec(NATIVE) is not None:
-        native_draw: Draw = importlib.import_module(NATIVE).draw
-        return native_draw
-    return reference.draw
+    if device.type != "cpu":
+        return reference.draw
+    try:
+        native.library()
+    except WorldError as error:
+        logger.warning("tokens are drawn by torch, slowly at temperatures above 0: %s", error)
+        return reference.draw
+    return native.draw
 
 
 class Sampler:

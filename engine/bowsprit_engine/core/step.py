@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from bowsprit_engine.core import batch
 from bowsprit_engine.core.commit import Committed, Committer, finished_request
+from bowsprit_engine.core.contention import timed_forward
 from bowsprit_engine.core.counters import Counters
 from bowsprit_engine.core.request import FinishedRequest, FinishReason, Request, StepOutput
 from bowsprit_engine.core.runner import Runner
@@ -21,7 +22,6 @@ from bowsprit_engine.core.sequence import LiveSequence
 from bowsprit_engine.speculation.costs import CellKey
 from bowsprit_engine.speculation.policy import Outcome, PolicyExecutor, StepCaps, narrowed
 from bowsprit_engine.speculation.pool import DrafterPool, PoolReport, Proposal
-from bowsprit_engine.speculation.profile import cpu_share
 
 logger = logging.getLogger(__name__)
 
@@ -64,17 +64,17 @@ class Stepper:
         caps = self._policy.caps(batch=len(plan.decodes), context=_mean_context(plan.decodes))
         drafting = self._draft(plan, caps)
         rows = batch.build(plan, [proposal.token_ids for proposal in drafting.proposals], self._device)
-        forward_begin, forward_cpu = time.perf_counter(), time.process_time()
-        output = self._runner.forward(rows.batch)
-        drawn = self._sampler.draw(output.logits, rows.draws)
-        share = self._cpu_share(forward_begin, forward_cpu)
+        forward = timed_forward(self._runner, rows.batch)
+        drawn = self._sampler.draw(forward.output.logits, rows.draws)
         for chunk in plan.prefills:
             chunk.sequence.num_computed += chunk.num_tokens
-        committed = [self._committer.commit(group, rows=rows, output=output, drawn=drawn) for group in rows.draws]
+        committed = [
+            self._committer.commit(group, rows=rows, output=forward.output, drawn=drawn) for group in rows.draws
+        ]
         self._count(plan, caps, drafting, committed)
         for entry in committed:
             self._stream(entry)
-        self._time(plan, rows, committed, seconds=time.perf_counter() - begin, share=share)
+        self._time(plan, rows, committed, seconds=time.perf_counter() - begin, is_contended=forward.is_contended)
 
     def submit(self, request: Request) -> None:
         """Queue a sequence. A second one of the same id ends at once: its outputs could not be told apart."""
@@ -192,20 +192,20 @@ class Stepper:
             return False
         return True
 
-    def _cpu_share(self, begin: float, cpu_begin: float) -> float:
-        if self._device.type != "cpu":
-            return 1.0
-        wall, cpu = time.perf_counter() - begin, time.process_time() - cpu_begin
-        return cpu_share(cpu_seconds=cpu, wall_seconds=wall, num_threads=self._runner.num_threads)
-
     def _time(
-        self, plan: StepPlan, rows: batch.StepRows, committed: Sequence[Committed], *, seconds: float, share: float
+        self,
+        plan: StepPlan,
+        rows: batch.StepRows,
+        committed: Sequence[Committed],
+        *,
+        seconds: float,
+        is_contended: bool,
     ) -> None:
         if plan.prefills or not plan.decodes:
             return
         key = CellKey.of(batch=len(plan.decodes), rows=rows.num_rows, context=_mean_context(plan.decodes))
         tokens = sum(len(entry.verdict.token_ids) for entry in committed)
-        self._counters.add_step(key, seconds=seconds, tokens=tokens, cpu_share=share)
+        self._counters.add_step(key, seconds=seconds, tokens=tokens, is_contended=is_contended)
 
 
 def _mean_context(decodes: Sequence[LiveSequence]) -> float:

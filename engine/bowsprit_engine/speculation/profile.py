@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from bowsprit_engine.core.counters import LEAST_CPU_SHARE
+from bowsprit_engine.core.contention import timed_forward
 from bowsprit_engine.core.runner import BLOCK_SIZE, Runner, StepBatch
 from bowsprit_engine.speculation.costs import batch_bucket, context_bucket, rows_bucket
 from bowsprit_policy.wire import Profile, StepCell
@@ -53,11 +53,6 @@ def load_or_measure(
     return profile
 
 
-def cpu_share(*, cpu_seconds: float, wall_seconds: float, num_threads: int) -> float:
-    """How much of its cores a stretch of work had: 1 when nothing else ran on them."""
-    return cpu_seconds / (num_threads * wall_seconds) if wall_seconds > 0 else 1.0
-
-
 def _grid(max_batch_size: int, draft_tokens_max: int) -> Iterator[tuple[int, int]]:
     """(batch, rows) in order of importance: K=0 and K=4 of every batch bucket first."""
     drafts = [k for k in DRAFTS_TIMED if k < draft_tokens_max]
@@ -69,15 +64,14 @@ def _grid(max_batch_size: int, draft_tokens_max: int) -> Iterator[tuple[int, int
 
 def _measure(runner: Runner, grid: list[tuple[int, int]], *, kv_blocks: int) -> Iterator[StepCell]:
     deadline = time.perf_counter() + SECONDS_BOUND
-    is_cpu = runner.final_norm_weight().device.type == "cpu"
     for batch, rows in grid:
         step = _step_batch(runner, batch=batch, rows=rows, kv_blocks=kv_blocks)
         _timed(runner, step)
         samples: list[float] = []
         num_contended = 0
         while len(samples) + num_contended < SAMPLES and time.perf_counter() < deadline:
-            seconds, share = _timed(runner, step)
-            if is_cpu and share < LEAST_CPU_SHARE:
+            seconds, is_contended = _timed(runner, step)
+            if is_contended:
                 num_contended += 1
             else:
                 samples.append(seconds)
@@ -95,13 +89,12 @@ def _measure(runner: Runner, grid: list[tuple[int, int]], *, kv_blocks: int) -> 
             return
 
 
-def _timed(runner: Runner, step: StepBatch) -> tuple[float, float]:
-    """Seconds of forward and the greedy draw, and the CPU share."""
-    cpu_begin, begin = time.process_time(), time.perf_counter()
-    torch.argmax(runner.forward(step).logits, dim=-1).tolist()
-    wall = time.perf_counter() - begin
-    cpu = time.process_time() - cpu_begin
-    return wall, cpu_share(cpu_seconds=cpu, wall_seconds=wall, num_threads=runner.num_threads)
+def _timed(runner: Runner, step: StepBatch) -> tuple[float, bool]:
+    """Seconds of forward and the greedy draw, and whether the sample is contended."""
+    begin = time.perf_counter()
+    forward = timed_forward(runner, step)
+    torch.argmax(forward.output.logits, dim=-1).tolist()
+    return time.perf_counter() - begin, forward.is_contended
 
 
 def _step_batch(runner: Runner, *, batch: int, rows: int, kv_blocks: int) -> StepBatch:
