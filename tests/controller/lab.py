@@ -125,9 +125,9 @@ class Lab:
                 stop.set()
 
     @asynccontextmanager
-    async def process(self, identity: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    async def process(self, identity: str, **values: Any) -> AsyncIterator[asyncio.subprocess.Process]:
         """One replica as a process of its own, which may be killed."""
-        settings = self.settings(identity=identity).model_dump(mode="json", exclude_none=True)
+        settings = self.settings(identity=identity, **values).model_dump(mode="json", exclude_none=True)
         environment = {
             f"BOWSPRIT_OPERATOR_{name.upper()}": value if isinstance(value, str) else json.dumps(value)
             for name, value in settings.items()
