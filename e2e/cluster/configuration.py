@@ -14,7 +14,7 @@ SERVICE_ADDRESS = "10.96.0.1"
 BRIDGE = "bowsprit0"
 PAUSE_IMAGE = "localhost/pause:1"
 IMAGE_NAMESPACE = "k8s.io"
-# One engine image's layers, unpacked and as blobs, are 12 GB; with room for a second set the disk would need twice that.
+# An engine image's layers, unpacked and as blobs, are 12 GB; room for a second set would double that.
 BUILD_CACHE_MEGABYTES = 16_000
 
 

@@ -43,7 +43,7 @@ class ImageStore:
             self._ctr("images", "remove", "--sync", *names)
 
     def remove_untagged(self) -> None:
-        """Let go of images whose name has gone to a newer build: the engine's are gigabytes. Running pods keep theirs."""
+        """Let go of images whose name went to a newer build: the engine's are gigabytes. Running pods keep theirs."""
         rows = [line.split() for line in self._ctr("images", "list").splitlines()[1:]]
         digests = {row[0]: row[2] for row in rows}
         named = {digest for name, digest in digests.items() if not name.startswith("sha256:")}
