@@ -54,7 +54,6 @@ class HeadConfig(BaseModel):
         return HeadShape(
             hidden_size=self.hidden_size,
             intermediate_size=self.intermediate_size,
-            draft_vocab_size=self.draft_vocab_size,
             rms_norm_eps=self.rms_norm_eps,
         )
 

@@ -114,63 +114,67 @@ def with_replay(recent: Sequence[TokenSequence], base: Sequence[TokenSequence]) 
     return [*recent, *replayed]
 
 
-def draft_vocabulary(requests: Sequence[TokenSequence], *, size: int) -> Tensor:  # [<= size] int64, ascending
+def draft_vocabulary(requests: Iterable[RequestFeatures], *, size: int) -> Tensor:  # [<= size] int64, ascending
     """The tokens that the target emitted most often; at most `size`, fewer when the traffic has fewer."""
-    counts = Counter(token for request in requests for token in request.response_token_ids)
+    counts = Counter(token for request in requests for token in request.token_ids.tolist())
     return torch.tensor(sorted(token for token, _ in counts.most_common(size)), dtype=torch.int64)
 
 
-def compute_features(
-    runner: Runner,
-    requests: Sequence[TokenSequence],
-    *,
-    is_late: Callable[[], bool],
-    on_request: Callable[[int], None] = lambda done: None,
-) -> list[RequestFeatures]:
-    """Run the target over each request; stops early, with what it has, once `is_late()`.
+class StateReader:
+    """Recomputes the target's states, one request at a time, in one sequence of KV blocks."""
 
-    Requests run in the order of their prompts in one sequence of KV blocks: what a request shares with the one before
-    (the system prompt, the template) is already in the cache at the right positions and isn't run again. The result
-    is in the order given.
-    """
-    longest = max((len(r.prompt_token_ids) + len(r.response_token_ids) for r in requests), default=0)
-    num_blocks = -(-longest // BLOCK_SIZE)
-    runner.allocate_kv(num_blocks + 1)
-    block_table = torch.arange(1, num_blocks + 1, dtype=torch.int32)[None]
-    features: dict[int, RequestFeatures] = {}
-    cached: tuple[int, ...] = ()
-    for index in sorted(range(len(requests)), key=lambda index: requests[index].prompt_token_ids):
-        if is_late():
-            break
-        request = requests[index]
+    def __init__(self, runner: Runner, *, longest: int) -> None:
+        """Allocates the runner's cache for requests of up to `longest` tokens."""
+        num_blocks = -(-longest // BLOCK_SIZE)
+        runner.allocate_kv(num_blocks)
+        self._runner = runner
+        self._block_table = torch.arange(num_blocks, dtype=torch.int32)[None]
+        self._cached: tuple[int, ...] = ()
+
+    def read(
+        self,
+        requests: Sequence[TokenSequence],
+        *,
+        is_late: Callable[[], bool],
+        on_request: Callable[[int], None] = lambda done: None,
+    ) -> list[RequestFeatures]:
+        """In the order given; stops early, with what it has, once `is_late()`.
+
+        Requests run in the order of their prompts: what a request shares with the one before (the system prompt, the
+        template) is already in the cache at the right positions and isn't run again.
+        """
+        features: dict[int, RequestFeatures] = {}
+        for index in sorted(range(len(requests)), key=lambda index: requests[index].prompt_token_ids):
+            if is_late():
+                break
+            features[index] = self._read_one(requests[index])
+            on_request(len(features))
+        return [features[index] for index in sorted(features)]
+
+    def _read_one(self, request: TokenSequence) -> RequestFeatures:
         num_prompt = len(request.prompt_token_ids)
         tokens = request.prompt_token_ids + request.response_token_ids[:-1]
-        start = min(_num_shared(cached, tokens), num_prompt - 1)
-        features[index] = RequestFeatures(
+        start = min(_num_shared(self._cached, tokens), num_prompt - 1)
+        hidden = [
+            self._run(tokens, begin, min(begin + PREFILL_ROWS, len(tokens)))
+            for begin in range(start, len(tokens), PREFILL_ROWS)
+        ]
+        self._cached = tokens
+        return RequestFeatures(
             prompt_token_ids=request.prompt_token_ids,
             token_ids=torch.tensor(request.response_token_ids, dtype=torch.int64),
-            hidden=_run(runner, tokens, start, block_table)[num_prompt - 1 - start :].clone(),
+            hidden=torch.cat(hidden)[num_prompt - 1 - start :].clone(),
         )
-        cached = tokens
-        on_request(len(features))
-    return [features[index] for index in sorted(features)]
 
-
-def _run(
-    runner: Runner, tokens: tuple[int, ...], start: int, block_table: Tensor
-) -> Tensor:  # [len(tokens) - start, D] float32
-    parts = []
-    for begin in range(start, len(tokens), PREFILL_ROWS):
-        end = min(begin + PREFILL_ROWS, len(tokens))
+    def _run(self, tokens: tuple[int, ...], begin: int, end: int) -> Tensor:  # [end - begin, D]
         batch = StepBatch(
             token_ids=torch.tensor(tokens[begin:end], dtype=torch.int64),
             positions=torch.arange(begin, end, dtype=torch.int32),
             row_sequences=torch.zeros(end - begin, dtype=torch.int32),
-            block_tables=block_table,
+            block_tables=self._block_table,
             logit_rows=torch.empty(0, dtype=torch.int64),
         )
-        parts.append(runner.forward(batch).hidden)
-    return torch.cat(parts)
+        return self._runner.forward(batch).hidden
 
 
 def _num_shared(left: Sequence[int], right: Sequence[int]) -> int:

@@ -30,7 +30,6 @@ class HeadShape:
 
     hidden_size: int
     intermediate_size: int
-    draft_vocab_size: int
     rms_norm_eps: float
 
 

@@ -97,6 +97,9 @@ def train(
         optimizer.step()
         schedule.step()
         losses.append(loss.item())
+        if not math.isfinite(losses[-1]):
+            stopped = "Diverged"
+            break
         is_late = clock() >= settings.deadline
         if step % interval and step != steps and not is_late:
             continue
