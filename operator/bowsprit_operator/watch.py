@@ -111,6 +111,8 @@ class Watcher:
                 registry=self._registry(loop),
                 settings=self._kopf_settings(),
                 stop_flag=stop,
+                # Without one kopf asks for the user's name, and user 65532 has none in an image.
+                identity=self._settings.identity,
                 standalone=True,
                 clusterwide=not self._settings.watch_namespaces,
                 namespaces=self._settings.watch_namespaces,
