@@ -8,6 +8,8 @@ UV := .venv/bin/uv
 CLUSTER := PYTHONPATH=e2e $(PYTHON) -m cluster
 REQUIREMENTS := $(wildcard requirements/*.txt)
 NATIVE := engine/bowsprit_engine/native
+# The user's own cluster is none of our business.
+unexport KUBECONFIG
 export UV_CUSTOM_COMPILE_COMMAND := make lock
 COMPILE := $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --upgrade
 
@@ -79,6 +81,6 @@ clean: cluster-down ## Remove the cluster, the caches outside the checkout, and 
 	$(UV) pip install --python $(PYTHON) --no-deps --no-build-isolation --editable .
 	@touch $@
 
-.venv/.native: .venv/.installed $(wildcard $(NATIVE)/*.py $(NATIVE)/*.cpp $(NATIVE)/*.h)
+.venv/.native: .venv/.installed $(wildcard $(NATIVE)/*.py $(NATIVE)/*.cpp $(NATIVE)/*.hpp)
 	$(PYTHON) -m bowsprit_engine.native.build
 	@touch $@
