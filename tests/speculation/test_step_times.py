@@ -87,6 +87,19 @@ def test_a_kept_profile_is_read_again_and_another_models_is_not(cache_dir):
     assert runner.num_forwards > num_forwards
 
 
+def test_a_profile_is_completed_by_later_starts(cache_dir):
+    """Cells that a start had no time for, or that a smaller engine didn't need, are added; the others stay."""
+    runner = FakeRunner()
+    runner.allocate_kv(64)
+    small = measure(runner, max_batch_size=1)
+
+    large = measure(runner, max_batch_size=4)
+
+    assert large.cells[: len(small.cells)] == small.cells
+    assert len(large.cells) == 3 * len(small.cells)
+    assert measure(runner, max_batch_size=4) == large
+
+
 def test_a_torn_profile_is_measured_again(cache_dir):
     """What can't be read is no error for the engine."""
     runner = FakeRunner()
@@ -108,7 +121,7 @@ def test_the_profile_stays_within_its_bound_of_time(cache_dir, monkeypatch):
 
     measured = measure(runner)
 
-    assert (len(shapes), measured.cells) == (1, ())
+    assert (shapes, measured.cells) == ([], ())
     assert not (cache_dir / "profile").exists()
 
 

@@ -1,6 +1,6 @@
 """The engine that the server talks to: a thread that steps while there is work and sleeps while there is none.
 
-Decides what a request must satisfy to be taken, and what happens when a step raises. Knows neither HTTP nor tokenizers.
+Decides what happens when a step raises, and how it stops. Knows neither HTTP nor tokenizers.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
+from bowsprit_engine.core import admission
 from bowsprit_engine.core.counters import Counters, Snapshot
 from bowsprit_engine.core.inbox import Inbox, Mail
 from bowsprit_engine.core.request import FinishedRequest, Request
@@ -116,7 +117,12 @@ class Engine:
 
     def submit(self, request: Request) -> None:
         """Queue a request. Raises CallerError for one that can never be served, WorldError while draining."""
-        self._check(request)
+        admission.check(
+            request,
+            max_model_len=self.settings.max_model_len,
+            vocab_size=self._runner.config.vocab_size,
+            drafter_names=self._drafters.keys(),
+        )
         if not self._inbox.submit(request):
             raise WorldError("the engine is draining and takes no more requests", reason="Draining")
 
@@ -208,32 +214,6 @@ class Engine:
             self._inbox.call(function).result(SWAP_TIMEOUT_SECONDS)
         else:
             function()
-
-    def _check(self, request: Request) -> None:
-        num_prompt, limit = len(request.prompt_token_ids), self.settings.max_model_len
-        max_tokens = request.sampling.max_tokens
-        if num_prompt == 0:
-            raise CallerError("the prompt is empty, the least is 1 token", param="prompt")
-        if max_tokens < 1:
-            raise CallerError(f"max_tokens is {max_tokens}, the least is 1", param="max_tokens")
-        if num_prompt + max_tokens > limit:
-            param = "prompt" if num_prompt >= limit else "max_tokens"
-            raise CallerError(
-                f"{num_prompt} prompt tokens and max_tokens {max_tokens} make {num_prompt + max_tokens}, "
-                f"the model's limit is {limit}",
-                param=param,
-                code="context_length_exceeded",
-            )
-        vocab_size = self._runner.config.vocab_size
-        strange = [token for token in request.prompt_token_ids if not 0 <= token < vocab_size]
-        strange += [token for token in request.sampling.logit_bias if not 0 <= token < vocab_size]
-        if strange:
-            raise CallerError(f"token {strange[0]} is not within 0 and {vocab_size - 1}", param="prompt")
-        drafter = request.speculation.drafter
-        if drafter is not None and drafter not in self._drafters:
-            raise CallerError(
-                f"no drafter {drafter!r}, there are {sorted(self._drafters)}", param="speculation.drafter"
-            )
 
     def _step_times(self) -> tuple[StepTimes, ...]:
         return measured_times(self._counters.cells()), StepTimes(self._profile.cells)

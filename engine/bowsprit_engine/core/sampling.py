@@ -83,8 +83,6 @@ class Sampler:
             logits = logits.clone()
             for group in adjusted:
                 self._adjust(logits, group)
-        if all(group.sequence.request.sampling.temperature == 0.0 for group in groups):
-            return Drawn(token_ids=torch.argmax(logits, dim=-1).tolist(), is_finite=is_finite)
         return Drawn(token_ids=self._draw(logits, *_draw_arguments(groups)).tolist(), is_finite=is_finite)
 
     def _adjust(self, logits: Tensor, group: DrawRows) -> None:

@@ -147,6 +147,8 @@ def draw(
     positions: Tensor,  # [rows] int64, of the token being drawn
 ) -> Tensor:  # [rows] int64
     """`draw_row` for every row."""
+    if not torch.any(temperature):
+        return torch.argmax(logits, dim=-1)
     tokens = [
         draw_row(row, temperature=t, top_k=k, top_p=p, min_p=m, seed=s, position=pos)
         for row, t, k, p, m, s, pos in zip(

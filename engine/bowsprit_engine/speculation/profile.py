@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 
 SECONDS_BOUND = 4.0
 SAMPLES = 5
+MOST_CONTENDED = 10  # samples of one cell, after which the next one is tried
 CONTEXT = 256
 DRAFTS_TIMED = (0, 4, 2, 1, 3, 6, 8, 12, 16, 24, 32)  # the first ones matter most, should the bound be reached
 
@@ -39,17 +40,24 @@ def cache_directory() -> Path:
 def load_or_measure(
     runner: Runner, *, model_digest: str, max_batch_size: int, draft_tokens_max: int, kv_blocks: int
 ) -> Profile:
-    """The stored profile if it has every cell, else a fresh one, stored. Needs the KV cache, and no sequence in it."""
+    """The stored profile, with the cells that it lacks measured now and stored too.
+
+    Needs the KV cache, and no sequence in it. What the bound leaves out, and contended cells, wait for the next start.
+    """
     path = _path(runner, model_digest)
     stored = _read(path)
-    wanted = list(_grid(max_batch_size, draft_tokens_max))
-    if stored is not None and {(cell.batch, cell.rows) for cell in stored.cells} >= set(wanted):
-        return stored
-    cells = tuple(_measure(runner, wanted, kv_blocks=kv_blocks))
-    profile = Profile(accelerator=runner.accelerator, model_digest=model_digest, dtype=runner.dtype, cells=cells)
-    if len(cells) == len(wanted):
+    known = stored.cells if stored is not None else ()
+    measured = {(cell.batch, cell.rows) for cell in known}
+    missing = [shape for shape in dict.fromkeys(_grid(max_batch_size, draft_tokens_max)) if shape not in measured]
+    cells = tuple(_measure(runner, missing, kv_blocks=kv_blocks))
+    profile = Profile(
+        accelerator=runner.accelerator, model_digest=model_digest, dtype=runner.dtype, cells=known + cells
+    )
+    if cells:
         _write(path, profile)
-    logger.info("profiled %d of %d step shapes", len(cells), len(wanted))
+    logger.info(
+        "profiled %d step shapes, %d were known, %d left out", len(cells), len(known), len(missing) - len(cells)
+    )
     return profile
 
 
@@ -66,10 +74,12 @@ def _measure(runner: Runner, grid: list[tuple[int, int]], *, kv_blocks: int) -> 
     deadline = time.perf_counter() + SECONDS_BOUND
     for batch, rows in grid:
         step = _step_batch(runner, batch=batch, rows=rows, kv_blocks=kv_blocks)
+        if time.perf_counter() > deadline:
+            return
         _timed(runner, step)
         samples: list[float] = []
         num_contended = 0
-        while len(samples) + num_contended < SAMPLES and time.perf_counter() < deadline:
+        while len(samples) < SAMPLES and num_contended < MOST_CONTENDED and time.perf_counter() < deadline:
             seconds, is_contended = _timed(runner, step)
             if is_contended:
                 num_contended += 1
@@ -85,8 +95,6 @@ def _measure(runner: Runner, grid: list[tuple[int, int]], *, kv_blocks: int) -> 
                 tokens=batch,
                 contended=num_contended,
             )
-        if time.perf_counter() > deadline:
-            return
 
 
 def _timed(runner: Runner, step: StepBatch) -> tuple[float, bool]:
