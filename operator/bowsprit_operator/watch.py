@@ -7,10 +7,12 @@ keeps no state in objects, adds no finalizers and posts no events. Refuses to lo
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import kopf
@@ -34,6 +36,7 @@ _LABELLED = (
 )
 _OURS = (kinds.SPECULATIVE_MODEL, kinds.DRAFT_POLICY, kinds.SPECULATOR_TRAINING, kinds.SPECULATOR_REVISION)
 WATCHED = (*_OURS, *_LABELLED)
+_TOKEN_LIFE = timedelta(minutes=10)  # the kubelet renews the mounted token well before it ends
 
 
 def key_of(kind: Kind, body: Mapping[str, Any]) -> ObjectKey | None:
@@ -148,10 +151,15 @@ class Watcher:
         return on_event
 
     def _login(self, **kwargs: Any) -> Any:
-        """The same API server and rights as the operator's own client."""
-        if self._settings.kubeconfig is None:
-            return kopf.login_with_service_account(**kwargs)
+        """The same API server and rights as the operator's own client. kopf asks again when a login expires."""
         configuration = self._api.configuration
+        if self._settings.kubeconfig is None:
+            mounted = kopf.login_with_service_account(**kwargs)
+            if mounted is None:
+                raise kopf.PermanentError("no ServiceAccount token is mounted")
+            # kopf asks for kubernetes.default.svc, which needs cluster DNS; the address is in the environment too.
+            expiration = datetime.now(UTC) + _TOKEN_LIFE
+            return dataclasses.replace(mounted, server=configuration.host, expiration=expiration)
         return kopf.ConnectionInfo(
             server=configuration.host,
             ca_path=configuration.ssl_ca_cert,
