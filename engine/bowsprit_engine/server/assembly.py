@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
 
 import torch
 
@@ -27,18 +25,6 @@ from bowsprit_policy.wire import DrafterType
 AUTO_KV_SHARE = 4  # of the free memory, one part in so many
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Assembled:
-    """An engine that is not started yet, and what the server needs to know of its model."""
-
-    engine: Engine
-    tokenizer: Any
-    digest: str
-    max_model_len: int
-    vocab_size: int
-    kv_blocks: int
-
-
 def load(settings: ServeSettings) -> LoadedModel:
     """Raises ModelError naming the path and the cause."""
     return load_model(
@@ -52,31 +38,22 @@ def load(settings: ServeSettings) -> LoadedModel:
     )
 
 
-def assemble(settings: ServeSettings, model: LoadedModel, on_finished: Callable[[FinishedRequest], None]) -> Assembled:
-    """Raises CallerError for limits that don't fit together."""
-    kv_blocks = _kv_blocks(settings, model)
-    engine = Engine(
+def assemble(settings: ServeSettings, model: LoadedModel, on_finished: Callable[[FinishedRequest], None]) -> Engine:
+    """An engine that is not started yet. Raises CallerError for limits that don't fit together."""
+    return Engine(
         runner=model.runner,
         settings=EngineSettings(
             model_name=settings.served_name,
             model_digest=model.digest,
             max_batch_size=settings.max_batch_size,
             max_model_len=model.config.max_model_len,
-            kv_blocks=kv_blocks,
+            kv_blocks=_kv_blocks(settings, model),
             draft_tokens_max=settings.draft_tokens_max,
             prefill_chunk=settings.prefill_chunk,
             speculation_mode=settings.speculation,
         ),
         drafters=[_drafter(choice, model.runner) for choice in settings.drafter],
         on_finished=on_finished,
-    )
-    return Assembled(
-        engine=engine,
-        tokenizer=model.tokenizer,
-        digest=model.digest,
-        max_model_len=model.config.max_model_len,
-        vocab_size=model.config.vocab_size,
-        kv_blocks=kv_blocks,
     )
 
 

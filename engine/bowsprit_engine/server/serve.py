@@ -13,7 +13,8 @@ import signal
 import threading
 import time
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, TypeVar
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 from prometheus_client import CollectorRegistry, ProcessCollector
 
@@ -24,14 +25,12 @@ from bowsprit_engine.server.access import Access, Trust
 from bowsprit_engine.server.app import create_app
 from bowsprit_engine.server.bridge import Bridge
 from bowsprit_engine.server.control import create_control_app
+from bowsprit_engine.server.handle import EngineHandle
 from bowsprit_engine.server.latencies import Latencies
 from bowsprit_engine.server.lifecycle import Lifecycle, Served
 from bowsprit_engine.server.listeners import Listener
 from bowsprit_engine.server.metrics import EngineCollector
 from bowsprit_engine.server.prompts import PromptEncoder
-
-if TYPE_CHECKING:
-    from bowsprit_engine.server.assembly import Assembled
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -39,8 +38,23 @@ T = TypeVar("T")
 POLL_SECONDS = 0.02
 
 
-async def serve(settings: ServeSettings) -> None:
-    """Returns after a drain. Raises EngineError when the model can't be served or the engine ended by itself."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loaded:
+    """An engine that is not started yet, and what the server needs to know of its model."""
+
+    engine: EngineHandle
+    tokenizer: Any
+    capture: Capture
+    digest: str
+    max_model_len: int
+    vocab_size: int
+
+
+async def serve(settings: ServeSettings, load: Callable[[ServeSettings], Loaded] | None = None) -> None:
+    """Returns after a drain. Raises EngineError when the model can't be served or the engine ended by itself.
+
+    `load` runs in a thread and makes what is served; without it the settings' model is.
+    """
     began = time.monotonic()
     lifecycle = Lifecycle()
     registry = CollectorRegistry()
@@ -54,7 +68,7 @@ async def serve(settings: ServeSettings) -> None:
     await serving.start()
     logger.info("listening: serving %s:%d, control %s:%d", *serving.address, *control.address)
     try:
-        loading = asyncio.create_task(_load(settings, registry))
+        loading = asyncio.create_task(_load(settings, registry, load or _load_model))
         await _first_of(loading, lifecycle.drain_asked.wait())
         if not loading.done():
             return
@@ -73,40 +87,49 @@ async def serve(settings: ServeSettings) -> None:
         raise WorldError(lifecycle.failure, reason="EngineFailure")
 
 
-async def _load(settings: ServeSettings, registry: CollectorRegistry) -> Served:
+async def _load(
+    settings: ServeSettings, registry: CollectorRegistry, load: Callable[[ServeSettings], Loaded]
+) -> Served:
     began = time.monotonic()
     latencies = Latencies(registry, prefix=settings.metrics_prefix, model_name=settings.served_name)
-    capture, assembled = await in_thread(lambda: _assembled(settings))
+    loaded = await in_thread(lambda: load(settings))
     EngineCollector(
-        assembled.engine, capture, prefix=settings.metrics_prefix, model_name=settings.served_name
+        loaded.engine, loaded.capture, prefix=settings.metrics_prefix, model_name=settings.served_name
     ).register(registry)
     logger.info(
-        "model %s is loaded: digest %s, %d KV blocks, %.1f s",
+        "model %s is loaded: digest %s, %d tokens, %.1f s",
         settings.served_name,
-        assembled.digest[:12],
-        assembled.kv_blocks,
+        loaded.digest[:12],
+        loaded.max_model_len,
         time.monotonic() - began,
     )
     return Served(
-        engine=assembled.engine,
-        prompts=PromptEncoder(assembled.tokenizer, max_model_len=assembled.max_model_len),
+        engine=loaded.engine,
+        prompts=PromptEncoder(loaded.tokenizer, max_model_len=loaded.max_model_len),
         bridge=Bridge(asyncio.get_running_loop()),
         latencies=latencies,
-        capture=capture,
+        capture=loaded.capture,
         model_name=settings.served_name,
-        model_digest=assembled.digest,
-        max_model_len=assembled.max_model_len,
-        vocab_size=assembled.vocab_size,
+        model_digest=loaded.digest,
+        max_model_len=loaded.max_model_len,
+        vocab_size=loaded.vocab_size,
         created=int(time.time()),
     )
 
 
-def _assembled(settings: ServeSettings) -> tuple[Capture, Assembled]:
+def _load_model(settings: ServeSettings) -> Loaded:
     from bowsprit_engine.server.assembly import assemble, load  # torch: seconds, and not before the ports answer
 
     model = load(settings)
     capture = capture_from(settings, model.digest)
-    return capture, assemble(settings, model, capture.take)
+    return Loaded(
+        engine=assemble(settings, model, capture.take),
+        tokenizer=model.tokenizer,
+        capture=capture,
+        digest=model.digest,
+        max_model_len=model.config.max_model_len,
+        vocab_size=model.config.vocab_size,
+    )
 
 
 def capture_from(settings: ServeSettings, model_digest: str) -> Capture:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
 MAX_CHOICES = 128
 MAX_PROMPTS = 128
@@ -20,6 +20,11 @@ StopText = Annotated[str, Field(min_length=1, max_length=512)]
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
 TokenIds = Annotated[list[TokenId], Field(min_length=1)]
 Number = Annotated[float, Field(allow_inf_nan=False)]
+Stops = Annotated[
+    list[StopText],
+    BeforeValidator(lambda value: [value] if isinstance(value, str) else value),
+    Field(max_length=MAX_STOPS),
+]
 _STRICT = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
@@ -51,7 +56,7 @@ class GenerationBody(BaseModel):
     stream_options: StreamOptions | None = None
     max_tokens: int | None = Field(default=None, ge=1, lt=2**31)
     n: int | None = Field(default=None, ge=1, le=MAX_CHOICES)
-    stop: StopText | Annotated[list[StopText], Field(max_length=MAX_STOPS)] | None = None
+    stop: Stops | None = None
     seed: int | None = Field(default=None, ge=-(2**63), lt=2**64)
     temperature: Number | None = Field(default=None, ge=0, le=2)
     top_p: Number | None = Field(default=None, gt=0, le=1)
@@ -86,9 +91,7 @@ class GenerationBody(BaseModel):
 
     @property
     def stop_texts(self) -> tuple[str, ...]:
-        if self.stop is None:
-            return ()
-        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
+        return tuple(self.stop or ())
 
     @property
     def includes_usage(self) -> bool:

@@ -1,0 +1,168 @@
+"""What a client gets for a bad request: an OpenAI-shaped error that names the field, the value and the limit."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from scripted_engine import TEMPLATE, ScriptedEngine
+from server.running_server import Serve
+
+TOOL = {"type": "function", "function": {"name": "f", "parameters": {}}}
+
+
+@pytest.mark.parametrize(
+    ("fields", "param", "words"),
+    [
+        ({"temperature": 3}, "temperature", ("3", "less than or equal to 2")),
+        ({"temperature": "hot"}, "temperature", ("hot", "number")),
+        ({"top_p": 0}, "top_p", ("greater than 0",)),
+        ({"n": 0}, "n", ("0", "greater than or equal to 1")),
+        ({"n": 1000}, "n", ("1000", "128")),
+        ({"max_tokens": -5}, "max_tokens", ("-5", "1")),
+        ({"max_tokens": 5000}, "max_tokens", ("5000", "492", "512")),
+        ({"max_completion_tokens": 5000}, "max_completion_tokens", ("5000", "492")),
+        ({"min_tokens": 9, "max_tokens": 5}, "min_tokens", ("9", "5")),
+        ({"stop": ["x"] * 17}, "stop", ("16",)),
+        ({"seed": 2**70}, "seed", ("18446744073709551616",)),
+        ({"logit_bias": {"cat": 1}}, "logit_bias", ("cat",)),
+        ({"logit_bias": {"999": 1}}, "logit_bias", ("999", "258")),
+        ({"logit_bias": {"9": 101}}, "logit_bias.9", ("101", "100")),
+        ({"top_logprobs": 3}, "top_logprobs", ("3", "logprobs")),
+        ({"logprobs": True, "top_logprobs": 21}, "top_logprobs", ("21", "20")),
+        ({"messages": []}, "messages", ("at least 1",)),
+        ({"messages": [{"role": "wizard", "content": "x"}]}, "messages.0.role", ("wizard", "user")),
+        ({"messages": [{"role": "user", "content": "x" * 600}]}, "messages", ("618", "512")),
+        ({"response_format": {"type": "json_schema"}}, "response_format.type", ("json_schema", "text")),
+        ({"tools": [TOOL]}, "tools", ("chat template",)),
+        ({"tools": [TOOL], "tool_choice": "required"}, "tool_choice", ("required", "auto")),
+        ({"speculation": {"mode": "fast"}}, "speculation.mode", ("fast", "auto")),
+        ({"speculation": {"max_draft_tokens": -1}}, "speculation.max_draft_tokens", ("-1", "0")),
+        ({"speculation": {"drafter": "nobody"}}, "speculation.drafter", ("nobody",)),
+        ({"temprature": 1}, "temprature", ("doesn't know",)),
+    ],
+)
+async def test_a_bad_field_is_a_400_that_names_it(
+    serve: Serve, fields: dict[str, Any], param: str, words: tuple[str, ...]
+) -> None:
+    """Nothing is submitted to the engine for it."""
+    server = await serve()
+    answer = await server.chat("Hi", **fields)
+    error = answer.json()["error"]
+    assert (answer.status_code, error["type"], error["param"]) == (400, "invalid_request_error", param)
+    assert [word for word in words if word not in error["message"]] == []
+    assert server.engine.requests == []
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"prompt": ""}, "prompt"),
+        ({"prompt": []}, "prompt"),
+        ({"prompt": [1, 9999]}, "prompt"),
+        ({"prompt": {"text": "x"}}, "prompt"),
+        ({"echo": True}, "echo"),
+        ({"suffix": "x"}, "suffix"),
+        ({"best_of": 2}, "best_of"),
+        ({"prompt": ["a"] * 20, "n": 20}, "n"),
+    ],
+)
+async def test_a_bad_field_of_a_text_completion_is_named_too(serve: Serve, fields: dict[str, Any], param: str) -> None:
+    """Fields that would change the answer are refused where they aren't executed."""
+    server = await serve()
+    answer = await server.complete(**fields)
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"].split(".")[0] == param
+
+
+async def test_a_body_that_is_no_json_is_a_400(serve: Serve) -> None:
+    """Lone surrogates too, which no text can hold."""
+    server = await serve()
+    for content in (b"", b"{", b"\xff", b'{"model": "\\ud800"}', b"[]"):
+        answer = await server.client.post("/v1/chat/completions", content=content)
+        assert (answer.status_code, answer.json()["error"]["type"]) == (400, "invalid_request_error")
+
+
+async def test_an_unknown_model_is_a_404_that_names_the_known_one(serve: Serve) -> None:
+    """In a body and in a path."""
+    server = await serve()
+    for answer in (await server.chat(model="gpt-7"), await server.client.get("/v1/models/gpt-7")):
+        error = answer.json()["error"]
+        assert (answer.status_code, error["code"], error["param"]) == (404, "model_not_found", "model")
+        assert "scripted" in error["message"]
+
+
+async def test_unknown_paths_and_methods_are_answered_in_the_same_shape(serve: Serve) -> None:
+    """404 and 405."""
+    server = await serve()
+    lost = await server.client.get("/v2/chat")
+    wrong = await server.client.get("/v1/completions")
+    assert (lost.status_code, lost.json()["error"]["code"]) == (404, "not_found")
+    assert (wrong.status_code, wrong.json()["error"]["code"]) == (405, "method_not_allowed")
+
+
+async def test_a_body_over_the_limit_is_a_413(serve: Serve) -> None:
+    """By its declared length, and by its real one when none is declared."""
+    server = await serve(max_body_bytes=1000)
+
+    async def chunks() -> Any:
+        for _ in range(20):
+            yield b" " * 100
+
+    declared = await server.client.post("/v1/completions", content=b" " * 2000)
+    streamed = await server.client.post("/v1/completions", content=chunks())
+    assert [declared.status_code, streamed.status_code] == [413, 413]
+    assert "1000" in declared.json()["error"]["message"]
+
+
+async def test_before_the_model_is_loaded_callers_are_asked_to_come_back(serve: Serve) -> None:
+    """503 with Retry-After and the stage."""
+    server = await serve(is_loaded=False)
+    answer = await server.chat()
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+    assert "loading the model" in answer.json()["error"]["message"]
+
+
+async def test_while_draining_new_requests_get_503_and_running_ones_finish(serve: Serve) -> None:
+    """And the connection is closed, so that the next attempt finds another pod."""
+    engine = ScriptedEngine(answer=lambda request: b"to the end", step_tokens=2)
+    engine.gate.clear()
+    server = await serve(engine)
+    async with server.client.stream(
+        "POST",
+        "/v1/completions",
+        json={"model": "scripted", "prompt": "x", "stream": True},
+    ) as running:
+        server.lifecycle.begin_drain()
+        refused = await server.chat()
+        engine.gate.set()
+        text = (await running.aread()).decode()
+    assert (refused.status_code, refused.headers["retry-after"], refused.headers["connection"]) == (503, "1", "close")
+    assert text.count('"finish_reason":"length"') == 1
+    assert "Draining" in refused.text
+
+
+async def test_tools_are_offered_by_a_template_that_can(serve: Serve) -> None:
+    """And left out with tool_choice none, by any template."""
+    server = await serve(template=TEMPLATE + "{% if tools %}{{ tools[0].function.name }}{% endif %}")
+    await server.chat(tools=[TOOL])
+    await server.chat(tools=[TOOL], tool_choice="none")
+    ends = [bytes(token for token in r.prompt_token_ids if token < 256)[-2:] for r in server.engine.requests]
+    assert ends == [b":f", b"t:"]
+
+
+async def test_what_a_template_refuses_is_a_400_in_its_own_words(serve: Serve) -> None:
+    """Templates raise on orders of roles that their model wasn't trained on."""
+    server = await serve(template="{{ raise_exception('roles must alternate') }}")
+    answer = await server.chat()
+    assert answer.status_code == 400
+    assert "roles must alternate" in answer.json()["error"]["message"]
+
+
+async def test_of_several_choices_none_runs_when_one_is_refused(serve: Serve) -> None:
+    """What was submitted before is cancelled."""
+    server = await serve()
+    answer = await server.complete(["a", "b"], n=2, speculation={"drafter": "nobody"})
+    assert answer.status_code == 400
+    assert server.engine.requests == []

@@ -1,0 +1,50 @@
+"""From tokens to text that may be shown: pieces add up, characters are whole, stop strings stay hidden."""
+
+from __future__ import annotations
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bowsprit_engine.server.text import Detokenizer, StopStrings
+from scripted_engine import byte_tokenizer
+
+TOKENIZER = byte_tokenizer()
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(st.one_of(st.integers(0, 258), st.sampled_from(list("é🙂日".encode()))), max_size=120))
+def test_pieces_and_the_rest_add_up_to_the_decoding_of_all_tokens(token_ids: list[int]) -> None:
+    """Whatever the bytes are, broken characters and special tokens included."""
+    detokenizer = Detokenizer(TOKENIZER)
+    pieces = [detokenizer.push(token_id) for token_id in token_ids]
+    assert "".join(pieces) + detokenizer.flush() == TOKENIZER.decode(token_ids, skip_special_tokens=True)
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.text(alphabet="aé🙂日\n ", max_size=60))
+def test_no_piece_of_sound_text_has_a_replacement_character(text: str) -> None:
+    """Characters are shown once they are whole, and never later than that."""
+    detokenizer = Detokenizer(TOKENIZER)
+    shown = ""
+    for count, byte in enumerate(text.encode(), start=1):
+        shown += detokenizer.push(byte)
+        assert shown == text.encode()[:count].decode(errors="ignore")
+
+
+@settings(deadline=None, max_examples=150)
+@given(
+    st.lists(st.text(alphabet="ab", max_size=4), max_size=12),
+    st.lists(st.text(alphabet="ab", min_size=1, max_size=4), min_size=1, max_size=3),
+)
+def test_what_is_shown_ends_before_the_first_stop_string(pieces: list[str], stops: list[str]) -> None:
+    """However the text is cut into pieces; without a stop string all of it is shown."""
+    matcher = StopStrings(stops)
+    shown = "".join(matcher.push(piece) for piece in pieces)
+    was_stopped = matcher.is_stopped
+    shown += matcher.flush()
+    text = "".join(pieces)
+    ends = [text.find(stop) + len(stop) for stop in stops if stop in text]
+    assert was_stopped == bool(ends)
+    assert text.startswith(shown)
+    assert not any(stop in shown for stop in stops)
+    assert ends or shown == text
