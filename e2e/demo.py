@@ -29,7 +29,6 @@ from traffic import Answer, Prompt, ask, kept_up
 from training_runs import narrow, runs_of
 
 NAMESPACE = "demo"
-PORT = 8000
 OUT = ROOT / "out"
 CONCURRENCY = 4
 NUM_PLAIN = 60

@@ -17,6 +17,7 @@ from traffic import client_of
 READY_SECONDS = 240
 ENGINE_SELECTOR = "app.kubernetes.io/component=engine"
 CONTROL_PORT = 8001
+SERVICE_PORT = 80
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,7 +32,7 @@ class ServedModel:
     def when_ready(cls, kube: Kube, name: str, *, seconds: int = READY_SECONDS) -> ServedModel:
         """Raises ClusterError when it isn't Ready in time."""
         kube.wait(f"smodel/{name}", "condition=Ready", seconds=seconds)
-        forward = kube.cluster.forward_service(kube.namespace, name, 8000, is_persistent=True)
+        forward = kube.cluster.forward_service(kube.namespace, name, SERVICE_PORT, is_persistent=True)
         return cls(kube=kube, name=name, port=forward.port)
 
     @property
