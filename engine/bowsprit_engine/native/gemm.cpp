@@ -7,61 +7,16 @@ namespace {
 
 constexpr int kPrefetchBytes = 1536;              // ahead in each block's stream; hides memory latency on Zen 3 and 5
 constexpr int64_t kStripBytes = 192 * 1024;       // weights that stay in a core's L2 while all row tiles pass over them
-constexpr int64_t kPairBytes = 2 * kBlock * static_cast<int64_t>(sizeof(Bf16));
+constexpr int64_t kPairElements = 2 * kBlock;
 
 #if defined(__AVX512BF16__)
 constexpr int kMaxTileRows = 12;
-constexpr int tile_blocks(int rows) { return rows <= 3 ? 6 : rows == 4 ? 5 : rows <= 6 ? 4 : rows <= 8 ? 3 : 2; }
+constexpr int tile_vecs(int rows) { return rows <= 3 ? 6 : rows == 4 ? 5 : rows <= 6 ? 4 : rows <= 8 ? 3 : 2; }
 #else
-constexpr int kMaxTileRows = 6;  // 6 rows x 2 vectors of accumulators, 2 of weights, 1 of x, 1 mask: 16 registers
-constexpr int tile_blocks(int rows) { return rows == 1 ? 6 : rows == 2 ? 3 : rows == 3 ? 2 : 1; }
+constexpr int kMaxTileRows = 6;
+constexpr int kHeldRows = 3;  // up to here x stays in registers and weights stream past, beyond it is the other way
+constexpr int tile_vecs(int rows) { return rows == 1 ? 12 : rows == 2 ? 6 : rows == 3 ? 4 : 2; }
 #endif
-
-template <int kRows, int kBlocks>
-inline void accumulate(const Act* x, int64_t columns, const Bf16* weight, Vec (&sums)[kRows][kBlocks * kVecsPerBlock]) {
-  const int64_t num_pairs = columns / 2;
-  const int64_t block_stride = num_pairs * 2 * kBlock;
-  for (int m = 0; m < kRows; m++)
-    for (int v = 0; v < kBlocks * kVecsPerBlock; v++) sums[m][v] = zero();
-  for (int64_t k = 0; k < num_pairs; k++) {
-    const Bf16* at = weight + k * 2 * kBlock;
-#pragma GCC unroll 8
-    for (int b = 0; b < kBlocks; b++)
-      _mm_prefetch(reinterpret_cast<const char*>(at + b * block_stride) + kPrefetchBytes, _MM_HINT_T0);
-#if defined(__AVX512BF16__)
-    __m512bh pairs[kBlocks];
-#pragma GCC unroll 8
-    for (int b = 0; b < kBlocks; b++) pairs[b] = (__m512bh)_mm512_loadu_si512(at + b * block_stride);
-#pragma GCC unroll 12
-    for (int m = 0; m < kRows; m++) {
-      int32_t two;
-      std::memcpy(&two, x + m * columns + 2 * k, sizeof(two));
-      const __m512bh both = (__m512bh)_mm512_set1_epi32(two);
-#pragma GCC unroll 8
-      for (int b = 0; b < kBlocks; b++) sums[m][b] = _mm512_dpbf16_ps(sums[m][b], pairs[b], both);
-    }
-#else
-#pragma GCC unroll 8
-    for (int b = 0; b < kBlocks; b++) {
-      const IntVec left = load_pairs(at + b * block_stride), right = load_pairs(at + b * block_stride + kBlock);
-      const Vec first_left = first_of_pairs(left), first_right = first_of_pairs(right);
-#pragma GCC unroll 6
-      for (int m = 0; m < kRows; m++) {
-        const Vec value = _mm256_broadcast_ss(x + m * columns + 2 * k);
-        sums[m][2 * b] = fma(value, first_left, sums[m][2 * b]);
-        sums[m][2 * b + 1] = fma(value, first_right, sums[m][2 * b + 1]);
-      }
-      const Vec second_left = second_of_pairs(left), second_right = second_of_pairs(right);
-#pragma GCC unroll 6
-      for (int m = 0; m < kRows; m++) {
-        const Vec value = _mm256_broadcast_ss(x + m * columns + 2 * k + 1);
-        sums[m][2 * b] = fma(value, second_left, sums[m][2 * b]);
-        sums[m][2 * b + 1] = fma(value, second_right, sums[m][2 * b + 1]);
-      }
-    }
-#endif
-  }
-}
 
 struct Output {
   float* y;
@@ -70,37 +25,164 @@ struct Output {
   Store how;
 };
 
-template <int kRows, int kBlocks>
-void tile(const Act* x, int64_t columns, const Bf16* weight, const Output& out) {
-  Vec sums[kRows][kBlocks * kVecsPerBlock];
-  accumulate<kRows, kBlocks>(x, columns, weight, sums);
-  if (out.width >= kBlocks * kBlock) {
-    for (int m = 0; m < kRows; m++) {
-      for (int v = 0; v < kBlocks * kVecsPerBlock; v++) {
-        float* at = out.y + m * out.stride + v * kWidth;
-        store(at, out.how == Store::kAdd ? add(load(at), sums[m][v]) : sums[m][v]);
-      }
+inline void put(float* at, Vec sums, Store how) { store(at, how == Store::kAdd ? add(load(at), sums) : sums); }
+
+// Where the weights of kVecs vectors of columns lie. An even number of half blocks begins at a block, so that one
+// pointer and constant offsets do; an odd one may begin in the middle of a block.
+template <int kVecs>
+struct Streams {
+  static constexpr bool kIsAligned = kVecs % kVecsPerBlock == 0;
+  static constexpr int kPointers = kIsAligned ? 1 : kVecs;
+
+  int64_t block_stride;
+  const Bf16* starts[kPointers];
+
+  Streams(const Packed& weight, int64_t first_vec) : block_stride(weight.columns * kBlock) {
+#pragma GCC unroll 12
+    for (int v = 0; v < kPointers; v++) {
+      const int64_t vec = first_vec + v;
+      starts[v] = weight.data + vec / kVecsPerBlock * block_stride + vec % kVecsPerBlock * 2 * kWidth;
     }
-    return;
   }
+
+  const Bf16* at(int v) const {
+    if constexpr (kIsAligned) return starts[0] + v / kVecsPerBlock * block_stride + v % kVecsPerBlock * 2 * kWidth;
+    return starts[v];
+  }
+
+  void advance() {
+#pragma GCC unroll 12
+    for (int v = 0; v < kPointers; v++) starts[v] += kPairElements;
+  }
+
+  // Makes the compiler read weights anew, rather than keep them in registers that the sums need.
+  void forget() {
+#pragma GCC unroll 12
+    for (int v = 0; v < kPointers; v++) asm volatile("" : "+r"(starts[v]));
+  }
+
+  void prefetch() const {
+#pragma GCC unroll 12
+    for (int v = 0; v < kVecs; v++)
+      if (!kIsAligned || v % kVecsPerBlock == 0)
+        _mm_prefetch(reinterpret_cast<const char*>(at(v)) + kPrefetchBytes, _MM_HINT_T0);
+  }
+};
+
+template <int kRows, int kVecs>
+using Sums = Vec[kRows][kVecs];
+
+#define BOWSPRIT_INLINE inline __attribute__((always_inline))
+
+#if defined(__AVX512BF16__)
+
+// x points at a pair of k of the first row.
+template <int kRows, int kVecs>
+BOWSPRIT_INLINE void add_pair(const Act* x, int64_t columns, Streams<kVecs>& streams, Sums<kRows, kVecs>& sums) {
+  __m512bh pairs[kVecs];
+#pragma GCC unroll 12
+  for (int v = 0; v < kVecs; v++) pairs[v] = (__m512bh)load_pairs(streams.at(v));
+#pragma GCC unroll 12
   for (int m = 0; m < kRows; m++) {
-    float row[kBlocks * kBlock];
-    for (int v = 0; v < kBlocks * kVecsPerBlock; v++) store(row + v * kWidth, sums[m][v]);
-    float* at = out.y + m * out.stride;
-    for (int64_t n = 0; n < out.width; n++) at[n] = out.how == Store::kAdd ? at[n] + row[n] : row[n];
+    int32_t two;
+    std::memcpy(&two, x + m * columns, sizeof(two));
+    const __m512bh both = (__m512bh)_mm512_set1_epi32(two);
+#pragma GCC unroll 12
+    for (int v = 0; v < kVecs; v++) sums[m][v] = _mm512_dpbf16_ps(sums[m][v], pairs[v], both);
   }
 }
 
-// Columns [begin, end) in blocks, for one tile of rows; what a wide tile leaves over goes to narrower ones.
-template <int kRows, int kBlocks = tile_blocks(kRows)>
+#else
+
+enum class Half { kFirst, kSecond };
+
+// Weights of one k. Two shifts instead of a mask where all 16 registers are taken.
+template <Half kHalf, bool kIsFull>
+BOWSPRIT_INLINE Vec widened(const Bf16* at) {
+  IntVec pairs = load_pairs(at);
+  if constexpr (kHalf == Half::kFirst) return first_of_pairs(pairs);
+  if constexpr (!kIsFull) return second_of_pairs(pairs);
+  pairs = _mm256_srli_epi32(pairs, 16);
+  asm("" : "+x"(pairs));  // else the compiler makes a mask of the two shifts
+  return first_of_pairs(pairs);
+}
+
+template <int kRows, int kVecs, Half kHalf>
+BOWSPRIT_INLINE void add_one(const Act* x, int64_t columns, const Streams<kVecs>& streams, Sums<kRows, kVecs>& sums) {
+  constexpr bool kIsFull = kRows == kHeldRows && kVecs == 4;  // 12 sums, 3 of x, 1 of weights
+  if constexpr (kRows <= kHeldRows) {
+    Vec values[kRows];
+#pragma GCC unroll 12
+    for (int m = 0; m < kRows; m++) values[m] = _mm256_broadcast_ss(x + m * columns);
+#pragma GCC unroll 12
+    for (int v = 0; v < kVecs; v++) {
+      const Vec weights = widened<kHalf, kIsFull>(streams.at(v));
+#pragma GCC unroll 12
+      for (int m = 0; m < kRows; m++) sums[m][v] = fma(values[m], weights, sums[m][v]);
+    }
+  } else {
+    Vec weights[kVecs];
+#pragma GCC unroll 12
+    for (int v = 0; v < kVecs; v++) weights[v] = widened<kHalf, kIsFull>(streams.at(v));
+#pragma GCC unroll 12
+    for (int m = 0; m < kRows; m++) {
+      const Vec value = _mm256_broadcast_ss(x + m * columns);
+#pragma GCC unroll 12
+      for (int v = 0; v < kVecs; v++) sums[m][v] = fma(value, weights[v], sums[m][v]);
+    }
+  }
+}
+
+template <int kRows, int kVecs>
+BOWSPRIT_INLINE void add_pair(const Act* x, int64_t columns, Streams<kVecs>& streams, Sums<kRows, kVecs>& sums) {
+  add_one<kRows, kVecs, Half::kFirst>(x, columns, streams, sums);
+  streams.forget();
+  add_one<kRows, kVecs, Half::kSecond>(x + 1, columns, streams, sums);
+}
+
+#endif
+
+// kRows x kVecs sums in registers. Every loop over them is unrolled, or the compiler would keep them in memory.
+template <int kRows, int kVecs>
+void tile(const Act* x, const Packed& weight, int64_t first_vec, const Output& out) {
+  Streams<kVecs> streams(weight, first_vec);
+  const int64_t columns = weight.columns;
+  Sums<kRows, kVecs> sums;
+#pragma GCC unroll 12
+  for (int m = 0; m < kRows; m++)
+#pragma GCC unroll 12
+    for (int v = 0; v < kVecs; v++) sums[m][v] = zero();
+  for (int64_t k = 0; k < columns / 2; k++, x += 2) {
+    streams.prefetch();
+    add_pair<kRows, kVecs>(x, columns, streams, sums);
+    streams.advance();
+  }
+  if (out.width >= kVecs * kWidth) {
+#pragma GCC unroll 12
+    for (int m = 0; m < kRows; m++)
+#pragma GCC unroll 12
+      for (int v = 0; v < kVecs; v++) put(out.y + m * out.stride + v * kWidth, sums[m][v], out.how);
+    return;
+  }
+  float whole[kRows][kVecs * kWidth];  // the last columns: only the first ones of them exist
+#pragma GCC unroll 12
+  for (int m = 0; m < kRows; m++)
+#pragma GCC unroll 12
+    for (int v = 0; v < kVecs; v++) store(whole[m] + v * kWidth, sums[m][v]);
+  for (int m = 0; m < kRows; m++) {
+    float* at = out.y + m * out.stride;
+    for (int64_t n = 0; n < out.width; n++) at[n] = out.how == Store::kAdd ? at[n] + whole[m][n] : whole[m][n];
+  }
+}
+
+// Vectors of columns [begin, end), for one tile of rows; what a wide tile leaves over goes to narrower ones.
+template <int kRows, int kVecs = tile_vecs(kRows)>
 void row_tile(const Act* x, const Packed& weight, int64_t begin, int64_t end, float* y, Store how) {
-  const int64_t block_stride = weight.columns * kBlock;
-  int64_t b = begin;
-  for (; b + kBlocks <= end; b += kBlocks)
-    tile<kRows, kBlocks>(x, weight.columns, weight.data + b * block_stride,
-                         {y + b * kBlock, weight.rows, weight.rows - b * kBlock, how});
-  if constexpr (kBlocks > 1) {
-    if (b < end) row_tile<kRows, kBlocks / 2>(x, weight, b, end, y, how);
+  int64_t v = begin;
+  for (; v + kVecs <= end; v += kVecs)
+    tile<kRows, kVecs>(x, weight, v, {y + v * kWidth, weight.rows, weight.rows - v * kWidth, how});
+  if constexpr (kVecs > 1) {
+    if (v < end) row_tile<kRows, kVecs / 2>(x, weight, v, end, y, how);
   }
 }
 
@@ -123,7 +205,7 @@ void multiply(const Team& team, const Act* x, int64_t num_rows, const Packed& we
   const int64_t num_items = (weight.blocks() + blocks_per_item - 1) / blocks_per_item;
   const int64_t first = team.begin(num_items) * blocks_per_item;
   const int64_t last = std::min(team.end(num_items) * blocks_per_item, weight.blocks());
-  const int64_t in_strip = std::max<int64_t>(1, kStripBytes / (weight.columns / 2 * kPairBytes) / blocks_per_item);
+  const int64_t in_strip = std::max<int64_t>(1, kStripBytes / (weight.columns * kBlock * 2) / blocks_per_item);
   const int64_t strip = std::max<int64_t>(in_strip * blocks_per_item, num_rows <= kMaxTileRows ? 24 : 1);
   const int64_t num_tiles = (num_rows + kMaxTileRows - 1) / kMaxTileRows;
   for (int64_t begin = first; begin < last; begin += strip) {
@@ -131,7 +213,8 @@ void multiply(const Team& team, const Act* x, int64_t num_rows, const Packed& we
     for (int64_t t = 0; t < num_tiles; t++) {  // tiles of nearly equal height
       const int64_t row = num_rows * t / num_tiles;
       const int rows = static_cast<int>(num_rows * (t + 1) / num_tiles - row);
-      dispatch(rows, x + row * weight.columns, weight, begin, end, y + row * weight.rows, how);
+      dispatch(rows, x + row * weight.columns, weight, begin * kVecsPerBlock, end * kVecsPerBlock, y + row * weight.rows,
+               how);
     }
     if (on_blocks != nullptr) (*on_blocks)(begin, end);
   }
