@@ -1,27 +1,23 @@
-"""From captured traffic to what a head trains on: split, features, draft vocabulary.
+"""From captured traffic to requests that train and requests that judge, and the draft vocabulary.
 
-Decides which requests train and which are held out, and recomputes the target's hidden states for them (capture keeps
-token ids only). Refuses to know shards and storage, and how a head learns.
+Decides which request does what. Refuses to know shards and storage, the target's states (features.py) and how a head
+learns.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import takewhile
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from bowsprit_engine.core.runner import BLOCK_SIZE, Runner, StepBatch
 from bowsprit_engine.errors import WorldError
 
-PREFILL_ROWS = 256  # rows of one forward: enough to fill a GEMM, little enough to stay in cache
 REPLAY_SHARE = 0.2  # of the training requests, from the base sample where there is one
-HOLDOUT_SHARE = 0.25  # of the distinct requests; at least the minimum that the gate asks for
 MIN_TRAIN_REQUESTS = 64
 
 
@@ -76,10 +72,10 @@ def usable(requests: Iterable[RecordedRequest], *, vocab_size: int, max_model_le
 
 
 def split(requests: Sequence[TokenSequence], *, min_holdout_requests: int) -> Split:
-    """Hold out at least the minimum, choosing whole prompts by the hash of their tokens.
+    """Hold out the minimum, choosing whole prompts by the least hash of their tokens.
 
-    The same prompt falls on the same side in every run, so an incumbent trained on yesterday's traffic isn't judged on
-    what it was trained on. Raises WorldError NotEnoughRequests when too few are left to train on.
+    Traffic that grows only moves prompts from the holdout to training, so an incumbent trained on an earlier part isn't
+    judged on what it was trained on. Raises WorldError NotEnoughRequests when too few are left to train on.
     """
     needed = min_holdout_requests + MIN_TRAIN_REQUESTS
     if len(requests) < needed:
@@ -88,13 +84,12 @@ def split(requests: Sequence[TokenSequence], *, min_holdout_requests: int) -> Sp
             f"{min_holdout_requests} held out and {MIN_TRAIN_REQUESTS} to train on",
             reason="NotEnoughRequests",
         )
-    wanted = max(min_holdout_requests, round(len(requests) * HOLDOUT_SHARE))
     by_prompt: dict[tuple[int, ...], list[TokenSequence]] = {}
     for request in requests:
         by_prompt.setdefault(request.prompt_token_ids, []).append(request)
     holdout: set[TokenSequence] = set()
     for prompt in sorted(by_prompt, key=_hash_of):
-        if len(holdout) >= wanted:
+        if len(holdout) >= min_holdout_requests:
             break
         holdout.update(by_prompt[prompt])
     train = tuple(request for request in requests if request not in holdout)
@@ -120,65 +115,16 @@ def draft_vocabulary(requests: Iterable[RequestFeatures], *, size: int) -> Tenso
     return torch.tensor(sorted(token for token, _ in counts.most_common(size)), dtype=torch.int64)
 
 
-class StateReader:
-    """Recomputes the target's states, one request at a time, in one sequence of KV blocks."""
-
-    def __init__(self, runner: Runner, *, longest: int) -> None:
-        """Allocates the runner's cache for requests of up to `longest` tokens."""
-        num_blocks = -(-longest // BLOCK_SIZE)
-        runner.allocate_kv(num_blocks)
-        self._runner = runner
-        self._block_table = torch.arange(num_blocks, dtype=torch.int32)[None]
-        self._cached: tuple[int, ...] = ()
-
-    def read(
-        self,
-        requests: Sequence[TokenSequence],
-        *,
-        is_late: Callable[[], bool],
-        on_request: Callable[[int], None] = lambda done: None,
-    ) -> list[RequestFeatures]:
-        """In the order given; stops early, with what it has, once `is_late()`.
-
-        Requests run in the order of their prompts: what a request shares with the one before (the system prompt, the
-        template) is already in the cache at the right positions and isn't run again.
-        """
-        features: dict[int, RequestFeatures] = {}
-        for index in sorted(range(len(requests)), key=lambda index: requests[index].prompt_token_ids):
-            if is_late():
-                break
-            features[index] = self._read_one(requests[index])
-            on_request(len(features))
-        return [features[index] for index in sorted(features)]
-
-    def _read_one(self, request: TokenSequence) -> RequestFeatures:
-        num_prompt = len(request.prompt_token_ids)
-        tokens = request.prompt_token_ids + request.response_token_ids[:-1]
-        start = min(_num_shared(self._cached, tokens), num_prompt - 1)
-        hidden = [
-            self._run(tokens, begin, min(begin + PREFILL_ROWS, len(tokens)))
-            for begin in range(start, len(tokens), PREFILL_ROWS)
-        ]
-        self._cached = tokens
-        return RequestFeatures(
-            prompt_token_ids=request.prompt_token_ids,
-            token_ids=torch.tensor(request.response_token_ids, dtype=torch.int64),
-            hidden=torch.cat(hidden)[num_prompt - 1 - start :].clone(),
-        )
-
-    def _run(self, tokens: tuple[int, ...], begin: int, end: int) -> Tensor:  # [end - begin, D]
-        batch = StepBatch(
-            token_ids=torch.tensor(tokens[begin:end], dtype=torch.int64),
-            positions=torch.arange(begin, end, dtype=torch.int32),
-            row_sequences=torch.zeros(end - begin, dtype=torch.int32),
-            block_tables=self._block_table,
-            logit_rows=torch.empty(0, dtype=torch.int64),
-        )
-        return self._runner.forward(batch).hidden
-
-
-def _num_shared(left: Sequence[int], right: Sequence[int]) -> int:
-    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(left, right, strict=False)))
+def newest(requests: Sequence[TokenSequence], *, max_tokens: int) -> list[TokenSequence]:
+    """The last requests whose responses have at most `max_tokens` tokens together, at least one."""
+    kept: list[TokenSequence] = []
+    tokens = 0
+    for request in reversed(requests):
+        tokens += len(request.response_token_ids)
+        if kept and tokens > max_tokens:
+            break
+        kept.append(request)
+    return kept[::-1]
 
 
 def _hash_of(token_ids: tuple[int, ...]) -> bytes:

@@ -11,6 +11,7 @@ begins after its first token, which comes from the prompt's last row and belongs
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -21,6 +22,8 @@ from bowsprit_engine.speculation.drafters.base import DraftContext, Drafter
 from bowsprit_engine.speculation.drafters.ngram import NGramDrafter
 from bowsprit_engine.training.data import RequestFeatures
 from bowsprit_policy.wire import Comparison, Interval
+
+logger = logging.getLogger(__name__)
 
 BOOTSTRAP_SAMPLES = 2000
 ROWS_PER_CALL = 64  # rows that a head drafts for in one call
@@ -105,6 +108,22 @@ def compare(incumbent: Sequence[Walk], candidate: Sequence[Walk], *, seed: int =
         incumbent=_interval(tokens.sum() / before.sum(), sums[0] / sums[1], len(tokens)),
         candidate=_interval(tokens.sum() / after.sum(), sums[0] / sums[2], len(tokens)),
         gain=_interval(before.sum() / after.sum() - 1, sums[1] / sums[2] - 1, len(tokens)),
+    )
+
+
+def compare_pools(
+    requests: Sequence[RequestFeatures], incumbent: Drafter | None, candidate: Drafter, *, draft_tokens: int
+) -> Comparison:
+    """n-gram where it matches, else the head: with the incumbent (nobody, where there is none), with the candidate."""
+    ngram = [ngram_matches(request, draft_tokens=draft_tokens) for request in requests]
+    before = no_matches(requests) if incumbent is None else head_matches(incumbent, requests, draft_tokens=draft_tokens)
+    after = head_matches(candidate, requests, draft_tokens=draft_tokens)
+    for name, matches in (("n-gram", ngram), ("incumbent", before), ("candidate", after)):
+        rates = " ".join(f"{rate:.0%}" for rate in per_position(matches, draft_tokens=draft_tokens))
+        logger.info("%s: matched / reached by position %s", name, rates)
+    return compare(
+        [walk(first, second) for first, second in zip(ngram, before, strict=True)],
+        [walk(first, second) for first, second in zip(ngram, after, strict=True)],
     )
 
 

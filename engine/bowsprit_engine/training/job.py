@@ -19,8 +19,8 @@ from types import FrameType
 from bowsprit_engine.config import TrainSettings
 from bowsprit_engine.errors import CallerError, WorldError
 from bowsprit_engine.server.progress import progress_port
+from bowsprit_engine.training.deadline import Deadline
 from bowsprit_engine.training.progress import Tracker
-from bowsprit_engine.training.run import Clock
 from bowsprit_engine.training.run import run as run_training
 from bowsprit_policy.wire import TrainingResult
 
@@ -37,24 +37,24 @@ class TerminatedError(BaseException):
 def run(settings: TrainSettings) -> int:
     """The whole run; 0 once a candidate is evaluated, whatever the figures say, 1 when it couldn't be."""
     started = time.monotonic()
-    clock = Clock(elapsed=lambda: time.monotonic() - started, deadline_seconds=settings.deadline_seconds)
+    deadline = Deadline(elapsed=lambda: time.monotonic() - started, seconds=settings.deadline_seconds)
     tracker = Tracker()
     try:
         with _sigterm_raises(), progress_port(settings, tracker.current):
-            result = run_training(settings, tracker=tracker, clock=clock)
+            result = run_training(settings, tracker=tracker, deadline=deadline)
     except TerminatedError:
         phase = tracker.current().phase
-        result = _failed(settings, clock, "Terminated", f"SIGTERM after {clock.elapsed():.0f} s, while {phase}")
+        result = _failed(settings, deadline, "Terminated", f"SIGTERM after {deadline.elapsed():.0f} s, while {phase}")
     except WorldError as error:
-        result = _failed(settings, clock, error.reason, str(error))
+        result = _failed(settings, deadline, error.reason, str(error))
     except CallerError as error:
-        result = _failed(settings, clock, "InvalidSettings", str(error))
+        result = _failed(settings, deadline, "InvalidSettings", str(error))
     except MemoryError as error:
-        result = _failed(settings, clock, "OutOfMemory", f"while {tracker.current().phase}: {error}")
+        result = _failed(settings, deadline, "OutOfMemory", f"while {tracker.current().phase}: {error}")
     except Exception as error:
         logger.exception("the run failed")
         message = f"while {tracker.current().phase}: {type(error).__name__}: {error}"
-        result = _failed(settings, clock, "InternalError", message)
+        result = _failed(settings, deadline, "InternalError", message)
     write_result(settings.termination_log, result)
     logger.log(logging.INFO if result.succeeded else logging.ERROR, "%s: %s", result.reason, result.message)
     return 0 if result.succeeded else 1
@@ -80,7 +80,7 @@ def write_result(path: Path | None, result: TrainingResult) -> None:
     temporary.rename(path)
 
 
-def _failed(settings: TrainSettings, clock: Clock, reason: str, message: str) -> TrainingResult:
+def _failed(settings: TrainSettings, deadline: Deadline, reason: str, message: str) -> TrainingResult:
     return TrainingResult(
         succeeded=False,
         reason=reason,
@@ -88,7 +88,7 @@ def _failed(settings: TrainSettings, clock: Clock, reason: str, message: str) ->
         drafter=settings.drafter,
         revision=settings.revision,
         parent=settings.parent_revision,
-        seconds=round(clock.elapsed(), 1),
+        seconds=round(deadline.elapsed(), 1),
     )
 
 

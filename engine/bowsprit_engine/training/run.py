@@ -1,6 +1,6 @@
 """One training run: captured traffic in, an evaluated speculator's folder out.
 
-Decides the order, the size of the head and how a deadline is shared out. Refuses to know signals, ports and the
+Decides the order and the size of the head. Refuses to know signals, ports and the
 termination message (job.py) and whether the result is good enough to serve (the operator's gate).
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,49 +19,21 @@ from bowsprit_engine.config import TrainSettings
 from bowsprit_engine.errors import WorldError
 from bowsprit_engine.models import LoadedModel, load_model
 from bowsprit_engine.models.uri import resolve_uri
-from bowsprit_engine.speculation.drafters.base import Drafter
 from bowsprit_engine.speculation.drafters.head import HeadDrafter, accuracy, serving_head
-from bowsprit_engine.training import artifact, data, evaluate, loop
-from bowsprit_engine.training.data import RequestFeatures, TokenSequence
+from bowsprit_engine.training import artifact, data, evaluate, features, loop
+from bowsprit_engine.training.data import RequestFeatures
+from bowsprit_engine.training.deadline import TRAINING_UNTIL, Deadline
+from bowsprit_engine.training.features import Features
 from bowsprit_engine.training.head import HeadShape, RecurrentHead, TargetRows
 from bowsprit_engine.training.progress import Tracker
-from bowsprit_policy.wire import Artifact, Comparison, DataWindow, Evaluation, TrainingPhase, TrainingResult
+from bowsprit_policy.wire import Artifact, DataWindow, Evaluation, TrainingPhase, TrainingResult
 
 logger = logging.getLogger(__name__)
 
 # Sizes for a CPU, measured on SmolLM2-135M; see DESIGN.md, "The trained head: experiment".
 DRAFT_VOCABULARY = 2048
 MOST_INTERMEDIATE = 512
-MAX_TRAIN_TOKENS = 30_000  # emitted tokens of the newest requests
-MAX_HOLDOUT_FACTOR = 1.5  # of the least holdout: more only narrows the interval
-VALIDATION_REQUESTS = 32  # of the training side, to choose the best weights
-SELFTEST_ROWS = 128
 MAX_EPOCHS = 6
-
-# Shares of the deadline: when features stop growing, and when training stops. The rest is for the evaluation.
-FEATURES_UNTIL = 0.5
-TRAINING_UNTIL = 0.85
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Clock:
-    """Seconds since the run began, and how many it has."""
-
-    elapsed: Callable[[], float]
-    deadline_seconds: float
-
-    def is_past(self, share: float) -> bool:
-        return self.elapsed() >= share * self.deadline_seconds
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Features:
-    """The target's states of all requests of a run. `base_holdout` is empty without a base sample."""
-
-    train: list[RequestFeatures]
-    validation: list[RequestFeatures]
-    holdout: list[RequestFeatures]
-    base_holdout: list[RequestFeatures]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +45,7 @@ class Trained:
     outcome: loop.Outcome
 
 
-def run(settings: TrainSettings, *, tracker: Tracker, clock: Clock) -> TrainingResult:
+def run(settings: TrainSettings, *, tracker: Tracker, deadline: Deadline) -> TrainingResult:
     """The whole run. Raises WorldError with a reason, naming the path or the two numbers, for whatever stops it."""
     torch.set_num_threads(settings.threads)
     tracker.enter(TrainingPhase.LOADING, f"loading {settings.model}")
@@ -82,32 +54,37 @@ def run(settings: TrainSettings, *, tracker: Tracker, clock: Clock) -> TrainingR
     parent = _parent(settings, model)
     split = _split(settings, model, traffic)
     base = _base_split(settings, model)
-    features = _features(settings, model, split, base, tracker=tracker, clock=clock)
-    trained = _train(settings, model, features, parent, tracker=tracker, clock=clock)
-    tracker.enter(TrainingPhase.EVALUATING, f"{len(features.holdout)} held-out requests")
+    chosen = features.choose(split, base)
+    total = sum(map(len, (chosen.train, chosen.validation, chosen.holdout, chosen.base_holdout)))
+    tracker.enter(TrainingPhase.FEATURES, f"the target's states of {total} requests", steps=total)
+    states = features.compute(model.runner, chosen, deadline=deadline, on_request=tracker.step)
+    trained = _train(settings, model, states, parent, tracker=tracker, deadline=deadline)
+    tracker.enter(TrainingPhase.EVALUATING, f"{len(states.holdout)} held-out requests")
     output = resolve_uri(settings.output_uri)
     staged = output.with_name(f".{output.name}.{os.getpid()}.tmp")
-    sha256, size = _write(settings, model, staged, trained, features.validation)
+    sha256, size = _write(settings, model, staged, trained, states.validation)
     candidate = HeadDrafter(name=settings.drafter, runner=model.runner)
     candidate.swap_in(candidate.load(staged, sha256, settings.revision, model.digest))
     evaluation = Evaluation(
-        recent=_compare(settings, features.holdout, parent, candidate),
-        base=_compare(settings, features.base_holdout, parent, candidate) if features.base_holdout else None,
+        recent=evaluate.compare_pools(states.holdout, parent, candidate, draft_tokens=settings.draft_tokens),
+        base=evaluate.compare_pools(states.base_holdout, parent, candidate, draft_tokens=settings.draft_tokens)
+        if states.base_holdout
+        else None,
     )
     artifact.publish(staged, output, evaluation)
     tracker.enter(TrainingPhase.DONE, _summary(evaluation, trained.outcome))
     return TrainingResult(
         succeeded=True,
         reason="Evaluated",
-        message=f"{_summary(evaluation, trained.outcome)}; {len(features.train)} requests trained",
+        message=f"{_summary(evaluation, trained.outcome)}; {len(states.train)} requests trained",
         model_digest=model.digest,
         drafter=settings.drafter,
         revision=settings.revision,
         parent=settings.parent_revision,
         artifact=Artifact(uri=settings.output_uri, sha256=sha256, bytes=size),
-        data=_window(traffic, features),
+        data=_window(traffic, states),
         evaluation=evaluation,
-        seconds=round(clock.elapsed(), 1),
+        seconds=round(deadline.elapsed(), 1),
     )
 
 
@@ -152,103 +129,44 @@ def _base_split(settings: TrainSettings, model: LoadedModel) -> data.Split | Non
     return _split(settings, model, traffic)
 
 
-def _features(
-    settings: TrainSettings,
-    model: LoadedModel,
-    split: data.Split,
-    base: data.Split | None,
-    *,
-    tracker: Tracker,
-    clock: Clock,
-) -> Features:
-    """Held-out requests first, since without them there is no verdict; then as much to train on as time allows."""
-    most = round(settings.min_holdout_requests * MAX_HOLDOUT_FACTOR)
-    holdout = split.holdout[-most:]
-    base_holdout = base.holdout[-most:] if base is not None else ()
-    newest = _newest(split.train, MAX_TRAIN_TOKENS)
-    train = newest if base is None else data.with_replay(newest, base.train)
-    validation = train[:: max(1, len(train) // VALIDATION_REQUESTS)][:VALIDATION_REQUESTS]
-    chosen_for_validation = set(validation)
-    train = [request for request in train if request not in chosen_for_validation]
-    judging = [*holdout, *base_holdout, *validation]
-    total = len(judging) + len(train)
-    tracker.enter(TrainingPhase.FEATURES, f"the target's states of {total} requests", steps=total)
-    longest = max(len(r.prompt_token_ids) + len(r.response_token_ids) for r in [*judging, *train])
-    reader = data.StateReader(model.runner, longest=longest)
-    judged = reader.read(judging, is_late=lambda: clock.is_past(TRAINING_UNTIL), on_request=tracker.step)
-    if len(judged) < len(judging):
-        raise WorldError(
-            f"{len(judged)} of {len(judging)} requests to judge by were read when {TRAINING_UNTIL:.0%} of the "
-            f"{settings.deadline_seconds:.0f} s had passed",
-            reason="DeadlineExceeded",
-        )
-    trained = reader.read(
-        train,
-        is_late=lambda: clock.is_past(FEATURES_UNTIL),
-        on_request=lambda done: tracker.step(len(judging) + done),
-    )
-    if not trained:
-        raise WorldError(
-            f"no time was left to train: {clock.elapsed():.0f} s of {settings.deadline_seconds:.0f} s had passed",
-            reason="DeadlineExceeded",
-        )
-    return Features(
-        train=trained,
-        validation=judged[len(holdout) + len(base_holdout) :],
-        holdout=judged[: len(holdout)],
-        base_holdout=judged[len(holdout) : len(holdout) + len(base_holdout)],
-    )
-
-
-def _newest(requests: Sequence[TokenSequence], max_tokens: int) -> list[TokenSequence]:
-    kept: list[TokenSequence] = []
-    tokens = 0
-    for request in reversed(requests):
-        tokens += len(request.response_token_ids)
-        if kept and tokens > max_tokens:
-            break
-        kept.append(request)
-    return kept[::-1]
-
-
 def _train(
     settings: TrainSettings,
     model: LoadedModel,
-    features: Features,
+    states: Features,
     parent: HeadDrafter | None,
     *,
     tracker: Tracker,
-    clock: Clock,
+    deadline: Deadline,
 ) -> Trained:
     runner = model.runner
-    draft_token_ids = data.draft_vocabulary([*features.train, *features.validation], size=DRAFT_VOCABULARY)
+    draft_token_ids = data.draft_vocabulary([*states.train, *states.validation], size=DRAFT_VOCABULARY)
     target = TargetRows(
         draft_token_ids=draft_token_ids,
         lm_head=runner.lm_head_rows(draft_token_ids),
         final_norm=runner.final_norm_weight(),
     )
     head = _new_head(settings, model, target, has_parent=parent is not None)
-    ngram = [evaluate.ngram_matches(request, draft_tokens=settings.draft_tokens) for request in features.validation]
+    ngram = [evaluate.ngram_matches(request, draft_tokens=settings.draft_tokens) for request in states.validation]
 
     def judge(trained: RecurrentHead) -> float:
         drafter = HeadDrafter(name=settings.drafter, runner=runner)
         drafter.swap_in(serving_head(trained, draft_token_ids, runner, revision=settings.revision))
-        matches = evaluate.head_matches(drafter, features.validation, draft_tokens=settings.draft_tokens)
+        matches = evaluate.head_matches(drafter, states.validation, draft_tokens=settings.draft_tokens)
         return evaluate.acceptance_length([evaluate.walk(a, b) for a, b in zip(ngram, matches, strict=True)])
 
     tracker.enter(TrainingPhase.TRAINING, f"{sum(p.numel() for p in head.parameters()):,} weights")
     outcome = loop.train(
         head,
         target=target,
-        requests=features.train,
+        requests=states.train,
         embed=runner.embed,
         judge=judge,
         settings=loop.LoopSettings(
             unroll=settings.draft_tokens,
             max_epochs=MAX_EPOCHS,
-            deadline=TRAINING_UNTIL * settings.deadline_seconds,
+            deadline=TRAINING_UNTIL * deadline.seconds,
         ),
-        clock=clock.elapsed,
+        clock=deadline.elapsed,
         on_checkpoint=lambda checkpoint: _report(checkpoint, tracker),
     )
     return Trained(head=head, target=target, outcome=outcome)
@@ -293,11 +211,7 @@ def _write(
     trained: Trained,
     validation: Sequence[RequestFeatures],
 ) -> tuple[str, int]:
-    rows = [(r.hidden[i], r.token_ids[i : i + 2]) for r in validation for i in range(len(r.token_ids) - 1)]
-    rows = rows[:: max(1, len(rows) // SELFTEST_ROWS)][:SELFTEST_ROWS]
-    selftest = artifact.SelfTest(
-        hidden=torch.stack([hidden for hidden, _ in rows]), token_ids=torch.stack([tokens for _, tokens in rows])
-    )
+    selftest = features.selftest_of(validation)
     ids = trained.target.draft_token_ids
     serving = serving_head(trained.head, ids, model.runner, revision=settings.revision)
     shape = trained.head.shape
@@ -320,35 +234,14 @@ def _write(
         raise WorldError(f"{staged}: can't be written: {error}", reason="OutputNotWritable") from error
 
 
-def _compare(
-    settings: TrainSettings, holdout: Sequence[RequestFeatures], parent: Drafter | None, candidate: Drafter
-) -> Comparison:
-    k = settings.draft_tokens
-    ngram = [evaluate.ngram_matches(request, draft_tokens=k) for request in holdout]
-    without = evaluate.no_matches(holdout) if parent is None else evaluate.head_matches(parent, holdout, draft_tokens=k)
-    with_candidate = evaluate.head_matches(candidate, holdout, draft_tokens=k)
-    logger.info(
-        "matched / reached by position: n-gram %s, incumbent %s, candidate %s",
-        *(_rates(matches, k) for matches in (ngram, without, with_candidate)),
-    )
-    return evaluate.compare(
-        [evaluate.walk(a, b) for a, b in zip(ngram, without, strict=True)],
-        [evaluate.walk(a, b) for a, b in zip(ngram, with_candidate, strict=True)],
-    )
-
-
-def _rates(matches: Sequence[evaluate.Matches], draft_tokens: int) -> str:
-    return " ".join(f"{rate:.0%}" for rate in evaluate.per_position(matches, draft_tokens=draft_tokens))
-
-
-def _window(traffic: CapturedTraffic, features: Features) -> DataWindow:
-    used = [*features.train, *features.validation, *features.holdout]
+def _window(traffic: CapturedTraffic, states: Features) -> DataWindow:
+    used = [*states.train, *states.validation, *states.holdout]
     return DataWindow(
         start=traffic.requests[0].time,
         end=traffic.requests[-1].time,
         shards=traffic.shards,
-        requests_train=len(features.train) + len(features.validation),
-        requests_holdout=len(features.holdout),
+        requests_train=len(states.train) + len(states.validation),
+        requests_holdout=len(states.holdout),
         tokens=sum(len(request.prompt_token_ids) + len(request.token_ids) for request in used),
         unreadable_shards=len(traffic.unreadable),
     )

@@ -1,0 +1,58 @@
+"""The target's states of recorded requests."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from training.learnable import LearnableRunner, recorded, states_of
+
+from bowsprit_engine.errors import WorldError
+from bowsprit_engine.training import features
+from bowsprit_engine.training.data import TokenSequence, split
+from bowsprit_engine.training.deadline import Deadline
+from bowsprit_engine.training.features import StateReader
+
+
+def test_states_are_those_of_each_request_run_by_itself(runner: LearnableRunner) -> None:
+    """Sharing a cache and a prefix with other requests changes nothing, and the order given is kept."""
+    prefix = tuple(range(20))
+    requests = [
+        TokenSequence(prompt_token_ids=prefix + r.prompt_token_ids, response_token_ids=r.response_token_ids)
+        for r in recorded(runner, 12)
+    ]
+    found = StateReader(runner, longest=64).read(requests, is_late=lambda: False)
+    expected = [states_of(runner, request) for request in requests]
+    assert [f.prompt_token_ids for f in found] == [r.prompt_token_ids for r in requests]
+    assert all(torch.equal(e.hidden, f.hidden) for e, f in zip(expected, found, strict=True))
+
+
+def test_a_shared_prefix_is_run_once(runner: LearnableRunner) -> None:
+    """Two requests with the same 30 prompt tokens and one of its own cost 30 rows once."""
+    prefix = tuple(range(30))
+    requests = [TokenSequence(prompt_token_ids=(*prefix, last), response_token_ids=(1, 2, 3, 4)) for last in (50, 51)]
+    StateReader(runner, longest=64).read(requests, is_late=lambda: False)
+    assert runner.rows_run == 30 + 2 * (1 + 3)
+
+
+def test_a_long_prompt_is_run_in_chunks(runner: LearnableRunner, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Chunks give the states of one go."""
+    monkeypatch.setattr(features, "PREFILL_ROWS", 7)
+    request = recorded(runner, 1, length=30)[0]
+    found = StateReader(runner, longest=64).read([request], is_late=lambda: False)[0]
+    assert torch.equal(states_of(runner, request).hidden, found.hidden)
+
+
+def test_a_run_without_time_for_its_holdout_fails_with_the_numbers(runner: LearnableRunner) -> None:
+    """Fewer held-out requests than asked for would be no verdict."""
+    chosen = features.choose(split(recorded(runner, 110), min_holdout_requests=40), None)
+    with pytest.raises(WorldError, match=r"0 of 72 requests to judge by and 0 to train on .* 11 of 12 s") as raised:
+        features.compute(runner, chosen, deadline=Deadline(elapsed=lambda: 11.0, seconds=12.0))
+    assert raised.value.reason == "DeadlineExceeded"
+
+
+def test_every_request_has_one_purpose(runner: LearnableRunner) -> None:
+    """Validation is taken from the training side, never from the holdout."""
+    sides = split(recorded(runner, 200), min_holdout_requests=40)
+    chosen = features.choose(sides, None)
+    assert (len(chosen.holdout), len(chosen.validation), len(chosen.train)) == (40, 32, 128)
+    assert set(chosen.train) | set(chosen.validation) == set(sides.train)
