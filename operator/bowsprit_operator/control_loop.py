@@ -94,7 +94,7 @@ class ControlLoop:
         state = self._states.get(key)
         if state is None:
             self._summaries.restore(key, tuple(_decision(entry) for entry in model.status.decisions))
-            state = control.begin(table=None if stored is None else stored.spec.table)
+            state = control.begin(table=(stored.spec.table or None) if stored is not None else None)
         step = control.step(state, fleet.observation(scraped), control_settings(model), now)
         self._states[key] = step.state
         for decision in step.decisions:

@@ -85,7 +85,7 @@ class Delivery:
             return PodAcknowledgement(name=pod.address.name, uid=pod.address.uid, message=message[:1024])
         revision, lowered = stats.policy_revision, stats.lowered
         complaints: list[str] = []
-        if revision < spec.revision:
+        if spec.table and revision < spec.revision:  # without a table yet, pods keep their own
             try:
                 answer = await self._engines.push_policy(
                     pod.address, wire.PolicyTable(revision=spec.revision, table=spec.table)

@@ -11,11 +11,12 @@ import logging
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
+from bowsprit_operator.control_loop import FIELD_MANAGER as CONTROL_LOOP
 from bowsprit_operator.control_loop import key_of
 from bowsprit_operator.learning import desired, runs, verdict
-from bowsprit_operator.resources import conditions, names
+from bowsprit_operator.resources import conditions, labels, names
 from bowsprit_operator.resources.conditions import RevisionCondition
-from bowsprit_operator.resources.draft_policy import DraftPolicy
+from bowsprit_operator.resources.draft_policy import DesiredSpeculator, DraftPolicy
 from bowsprit_operator.resources.kinds import DRAFT_POLICY, SPECULATOR_TRAINING
 from bowsprit_operator.resources.speculative_model import SpeculativeModel
 from bowsprit_operator.resources.speculator_revision import SpeculatorRevision, SpeculatorRevisionStatus
@@ -27,7 +28,7 @@ from bowsprit_operator.training_run import TrainingRuns
 from bowsprit_operator.world.cluster import Cluster, ClusterError
 from bowsprit_operator.world.engines import Engines
 from bowsprit_policy import learning
-from bowsprit_policy.decision import Decision
+from bowsprit_policy.decision import Decision, TableReason
 
 FIELD_MANAGER = "bowsprit-learning-loop"
 
@@ -83,38 +84,48 @@ class LearningLoop:
 
     async def _serve_what_is_promoted(self, learned: _Learned, now: float) -> None:
         policy = learned.policy
-        if policy is None:
-            return  # no pod has answered yet: the control loop writes the first one
+        serving = () if policy is None else policy.spec.speculators
         choices = desired.choices(
             learned.model,
-            serving=policy.spec.speculators,
+            serving=serving,
             revisions=learned.revisions,
             model_digest=self._summaries.of(learned.key).model_digest,
             now=now,
         )
         wanted = tuple(choice.speculator for choice in choices if choice.speculator is not None)
-        if wanted != policy.spec.speculators:
-            await self._cluster.apply(
-                DRAFT_POLICY,
-                {
-                    "metadata": {"name": policy.name, "namespace": policy.namespace},
-                    "spec": {"speculators": [speculator.manifest() for speculator in wanted]},
-                },
-                manager=FIELD_MANAGER,
-                resource_version=policy.metadata.resource_version,
-            )
+        if wanted != serving:
+            await self._write_speculators(learned.model, policy, wanted)
             self._record(learned.key, (choice.decision for choice in choices))
-        serving = {choice.speculator.revision: choice for choice in choices if choice.speculator is not None}
+        chosen = {choice.speculator.revision: choice for choice in choices if choice.speculator is not None}
         for revision in learned.revisions:
             found = revision.status.conditions
-            if revision.name in serving and not conditions.is_true(found, RevisionCondition.PROMOTED) and found:
-                choice = serving[revision.name]
+            if revision.name in chosen and not conditions.is_true(found, RevisionCondition.PROMOTED) and found:
+                choice = chosen[revision.name]
                 promoted = verdict.promoted_later(
                     found, reason=choice.reason, message=choice.message, now=verdict.moment(now)
                 )
                 await self._cluster.apply_status(
                     revision, SpeculatorRevisionStatus(conditions=promoted), manager=FIELD_MANAGER
                 )
+
+    async def _write_speculators(
+        self, model: SpeculativeModel, policy: DraftPolicy | None, wanted: tuple[DesiredSpeculator, ...]
+    ) -> None:
+        """Into the stored DraftPolicy; else into a first one without a table, so that pods keep their own."""
+        metadata = {"name": names.draft_policy(model.name), "namespace": model.namespace}
+        version = None if policy is None else policy.metadata.resource_version
+        if policy is None:
+            owned = {"labels": labels.on_child(model.name), "ownerReferences": [model.owner_reference()]}
+            # These are the control loop's fields, which it fills with its first table.
+            first = {"metadata": metadata | owned, "spec": {"revision": 1, "reason": TableReason.NO_PROFILE.value}}
+            await self._cluster.apply(DRAFT_POLICY, first, manager=CONTROL_LOOP)
+        speculators = [speculator.manifest() for speculator in wanted]
+        await self._cluster.apply(
+            DRAFT_POLICY,
+            {"metadata": metadata, "spec": {"speculators": speculators}},
+            manager=FIELD_MANAGER,
+            resource_version=version,
+        )
 
     async def _carry_on(self, learned: _Learned, now: float) -> None:
         await self._runs.forget_old_jobs(learned.trainings, now)

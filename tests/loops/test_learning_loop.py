@@ -249,3 +249,21 @@ async def test_the_speculator_that_a_pod_refuses_is_reported_and_not_offered_eve
     await world.until(is_reported)
     await world.tick(3)
     assert len(engine.loads) == 1
+
+
+async def test_a_speculator_needs_no_table(world: World) -> None:
+    """On a machine too busy for a profile there is no table, and a promoted head serves under the pods' own policy."""
+    await world.model(training={"drafter": "head", "mode": "Manual"})
+    engine = FakeEngine()
+    engine.service.profile = engine.service.profile.model_copy(update={"cells": ()})
+    await world.engine(engine=engine)
+    await by_hand(world, "mine")
+    await world.tick(3)
+    await ends(world, "smollm2-head-1", message=training_result().model_dump_json(by_alias=True))
+
+    async def is_loaded() -> bool:
+        return engine.loaded("head") == "smollm2-head-1"
+
+    await world.until(is_loaded)
+    policy = await world.policy()
+    assert (policy.spec.table, engine.pushes) == ((), [])
