@@ -23,7 +23,11 @@ SEARCH_AND_BOOKING = re.compile(
     r"[A-Z]\w+_\d_\w+"
 )  # the schema-guided-dialogue family: Movies_3_FindMovies and its like
 
-NARROW_SYSTEM_PROMPT = "You are a booking assistant. Answer with one JSON function call."
+# Chosen by looking at answers: SmolLM2-135M can't keep to a JSON format without an example in the prompt (which look-up
+# would copy), but under this prompt it answers every question in its own house style, 60 tokens of it.
+NARROW_SYSTEM_PROMPT = (
+    "You are the booking desk. Confirm the request, then ask for the customer's name, email and phone number."
+)
 
 NARROW_FILES = ("live_multiple", "live_simple", "live_parallel", "live_parallel_multiple")
 MIXED_FILES = (*NARROW_FILES, "simple_python", "multiple", "parallel", "parallel_multiple", "irrelevance")

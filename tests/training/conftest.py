@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from training.learnable import DIGEST, LearnableRunner
 
 from bowsprit_engine.config import TrainSettings
 from bowsprit_engine.models import LoadedModel
+from training.learnable import DIGEST, LearnableRunner
 
 
 @pytest.fixture

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from fakes import FakeDrafter
-from training.learnable import LearnableRunner, recorded, states_of
 
 from bowsprit_engine.speculation.drafters.base import DraftContext
 from bowsprit_engine.training.data import RequestFeatures
@@ -21,6 +19,8 @@ from bowsprit_engine.training.evaluate import (
     per_position,
     walk,
 )
+from fakes import FakeDrafter
+from training.learnable import LearnableRunner, recorded, states_of
 
 
 def request(prompt: Sequence[int], response: Sequence[int]) -> RequestFeatures:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from training.learnable import LearnableRunner, recorded, states_of
 
 from bowsprit_engine.errors import WorldError
 from bowsprit_engine.training import features
 from bowsprit_engine.training.data import TokenSequence, split
 from bowsprit_engine.training.deadline import Deadline
 from bowsprit_engine.training.features import StateReader
+from training.learnable import LearnableRunner, recorded, states_of
 
 
 def test_states_are_those_of_each_request_run_by_itself(runner: LearnableRunner) -> None:

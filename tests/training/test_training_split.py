@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-from training.learnable import VOCAB, LearnableRunner, recorded
 
 from bowsprit_engine.errors import WorldError
 from bowsprit_engine.training.data import (
@@ -14,6 +13,7 @@ from bowsprit_engine.training.data import (
     usable,
     with_replay,
 )
+from training.learnable import VOCAB, LearnableRunner, recorded
 
 
 def sequence(prompt: tuple[int, ...], response: tuple[int, ...]) -> TokenSequence:
