@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import socket
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -142,6 +143,21 @@ class Lab:
             if process.returncode is None:
                 process.kill()
             await process.wait()
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+async def answers(port: int) -> bool:
+    """Whether a replica that is a process has come up, leading or not."""
+    try:
+        return await get(port, "/healthz") == (200, "ok")
+    except aiohttp.ClientError:
+        return False
 
 
 async def get(port: int | None, path: str) -> tuple[int, str]:

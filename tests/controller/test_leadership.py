@@ -8,7 +8,7 @@ import time
 import pytest
 
 from bowsprit_operator.resources.kinds import DEPLOYMENT
-from controller.lab import Lab, get, until
+from controller.lab import Lab, answers, free_port, get, until
 
 pytestmark = pytest.mark.apiserver
 
@@ -27,7 +27,9 @@ async def test_a_leader_that_ends_in_order_hands_over_at_once(lab: Lab) -> None:
     """It gives the Lease back: the next one doesn't wait for its expiry, and the process exits with 0."""
     async with lab.process("one") as first:
         await until(lab.leader, lambda holder: holder == "one")
-        async with lab.process("two"):
+        port = free_port()
+        async with lab.process("two", health_port=port):
+            await until(lambda: answers(port), bool)
             first.send_signal(signal.SIGTERM)
             code = await first.wait()
             ended = time.monotonic()
