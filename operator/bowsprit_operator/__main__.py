@@ -139,6 +139,8 @@ def run() -> None:
     logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     for noisy in ("kopf", "kopf.objects", "httpx", "kubernetes"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    # Its one warning is that it leaves the signals to us.
+    logging.getLogger("kopf._core.reactor.running").setLevel(logging.ERROR)
     logger.info("operator %s, engines of %s by default", settings.identity, settings.engine_image)
     asyncio.run(_serve_until_signalled(settings))
 
