@@ -82,7 +82,7 @@ class ScriptedEngine:
         self._table = PolicyTable(revision=3, table=())
         self._work: queue.Queue[Request | None] = queue.Queue()
         self._is_ready = False
-        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread = threading.Thread(target=self._run, name="bowsprit-engine", daemon=True)
 
     @property
     def is_ready(self) -> bool:
@@ -136,9 +136,17 @@ class ScriptedEngine:
         self.loads.append((name, load))
         return drafter_stats(name, revision=load.revision)
 
+    def pace(self) -> None:
+        """Called before each step."""
+
     def _run(self) -> None:
         while (request := self._work.get()) is not None:
-            self._serve(request)
+            try:
+                self._serve(request)
+            except Exception:
+                self._is_ready = False
+                self._tell(request, (), FinishReason.ABORT, 0)
+                raise
 
     def _serve(self, request: Request) -> None:
         tokens = list(self.answer(request))
@@ -148,6 +156,7 @@ class ScriptedEngine:
         starts = range(0, told, self.step_tokens)
         for number, start in enumerate(starts):
             self.gate.wait()
+            self.pace()
             if request.request_id in self.cancelled or not self._is_ready:
                 reason = FinishReason.ABORT
                 self._tell(request, (), FinishReason.ABORT, number)
