@@ -160,6 +160,17 @@ async def test_what_a_template_refuses_is_a_400_in_its_own_words(serve: Serve) -
     assert "roles must alternate" in answer.json()["error"]["message"]
 
 
+async def test_an_unexpected_failure_is_a_500_that_tells_nothing_of_the_inside(serve: Serve) -> None:
+    """But for the request's id, by which the log is searched."""
+    server = await serve()
+    del server.engine.requests
+    answer = await server.client.post(
+        "/v1/completions", json={"model": "scripted", "prompt": "x"}, headers={"x-request-id": "mine"}
+    )
+    assert (answer.status_code, answer.headers["x-request-id"]) == (500, "mine")
+    assert answer.json()["error"]["message"] == "internal error"
+
+
 async def test_of_several_choices_none_runs_when_one_is_refused(serve: Serve) -> None:
     """What was submitted before is cancelled."""
     server = await serve()

@@ -14,6 +14,7 @@ from typing import TypeVar
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 from pydantic import ValidationError
+from starlette.types import ASGIApp
 
 from bowsprit_engine.errors import CallerError
 from bowsprit_engine.server import errors
@@ -29,17 +30,16 @@ Body = TypeVar("Body", ChatBody, CompletionBody)
 NOBODY_READS = Response(status_code=499)  # as nginx logs a client that hung up; no one receives it
 
 
-def create_app(lifecycle: Lifecycle, *, max_body_bytes: int) -> FastAPI:
+def create_app(lifecycle: Lifecycle, *, max_body_bytes: int) -> ASGIApp:
     """The application of the serving port."""
     app = FastAPI(title="Bowsprit", docs_url=None, redoc_url=None, openapi_url=None)
-    app.add_middleware(Edge, lifecycle=lifecycle)
     errors.install(app)
     port = _OpenAIPort(lifecycle, max_body_bytes=max_body_bytes)
     app.add_api_route("/v1/models", port.models, methods=["GET"])
     app.add_api_route("/v1/models/{name:path}", port.model, methods=["GET"])
     app.add_api_route("/v1/chat/completions", port.chat, methods=["POST"])
     app.add_api_route("/v1/completions", port.complete, methods=["POST"])
-    return app
+    return Edge(app, lifecycle=lifecycle)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,7 +6,6 @@ The only place where the engine's errors become HTTP.
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,8 +14,6 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from bowsprit_engine.errors import CallerError, WorldError
-
-logger = logging.getLogger(__name__)
 
 QUOTED_CHARACTERS = 120
 RETRY_AFTER_SECONDS = 1
@@ -69,9 +66,7 @@ def install(app: FastAPI) -> None:
     """Have every error of `app` answered by `as_response`."""
 
     async def answer(request: Request, error: Exception) -> JSONResponse:
-        if not isinstance(error, CallerError | WorldError | HTTPException):
-            logger.error("%s %s failed", request.method, request.url.path, exc_info=error)
-        return as_response(error)
+        return as_response(error)  # an unexpected one is logged by uvicorn, to which Starlette raises it again
 
     for kind in (CallerError, WorldError, HTTPException, Exception):
         app.add_exception_handler(kind, answer)

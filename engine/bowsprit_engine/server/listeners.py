@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Self
 
 import uvicorn
-from fastapi import FastAPI
+from starlette.types import ASGIApp
 
 from bowsprit_engine.errors import WorldError
 
@@ -41,7 +41,7 @@ class _Server(uvicorn.Server):
 class Listener:
     """One port. Bound when built: a port in use is known before a model is loaded."""
 
-    def __init__(self, app: FastAPI, *, host: str, port: int, name: str) -> None:
+    def __init__(self, app: ASGIApp, *, host: str, port: int, name: str) -> None:
         """Raises WorldError naming the address."""
         self._socket = _bound(host, port, name)
         self.address: tuple[str, int] = self._socket.getsockname()[:2]

@@ -6,7 +6,7 @@ labels (api.md, "Metrics"), and no figure that a fleet couldn't sum, but for gau
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.metrics_core import (
@@ -20,6 +20,7 @@ from prometheus_client.registry import Collector
 
 from bowsprit_engine.capture.intake import Capture
 from bowsprit_engine.server.handle import EngineHandle
+from bowsprit_engine.server.speedup import estimated_speedups
 from bowsprit_policy.wire import DrafterStats, EngineStats, PolicyStatus, StepCell
 
 
@@ -125,7 +126,7 @@ class EngineCollector(Collector):
         )
         yield self._gauge("policy_revision", "Revision of the table in force.", [({}, policy.revision)])
 
-    def _steps(self, cells: Iterable[StepCell]) -> Iterator[Metric]:
+    def _steps(self, cells: Sequence[StepCell]) -> Iterator[Metric]:
         labels = ["batch", "rows", "context"]
         seconds = SummaryMetricFamily(
             f"{self._prefix}:step_seconds", "Whole steps without prefill.", labels=[*self._common, *labels]
@@ -136,6 +137,11 @@ class EngineCollector(Collector):
             seconds.add_metric([*self._common.values(), *bucket.values()], cell.steps, cell.seconds)
             contended.append((bucket, float(cell.contended)))
         yield seconds
+        yield self._gauge(
+            "spec_decode_estimated_speedup",
+            "Over steps without drafts, by batch.",
+            [({"batch": str(batch)}, value) for batch, value in estimated_speedups(cells).items()],
+        )
         yield self._counter("contended_steps", "Steps left out since the CPU was shared.", contended)
 
     def _counter(self, name: str, text: str, values: Iterable[tuple[dict[str, str], float]]) -> Metric:

@@ -33,7 +33,6 @@ class StreamOptions(BaseModel):
 
     include_usage: bool | None = None
     include_obfuscation: bool | None = None  # OpenAI's padding against traffic analysis: never added here
-    continuous_usage_stats: bool | None = None
 
 
 class Speculation(BaseModel):
