@@ -66,13 +66,11 @@ class LearnableRunner:
         positions = batch.positions.long()
         blocks = batch.block_tables.long()[batch.row_sequences.long(), positions // BLOCK_SIZE]
         self._cache[blocks * BLOCK_SIZE + positions % BLOCK_SIZE] = batch.token_ids
-        states = []
-        for token, position in zip(batch.token_ids.tolist(), positions.tolist(), strict=True):
-            slots = batch.block_tables.long()[0].repeat_interleave(BLOCK_SIZE) * BLOCK_SIZE
-            slots = (slots + torch.arange(BLOCK_SIZE).repeat(batch.block_tables.shape[1]))[: position + 1]
-            context = self.table[self._cache[slots]].mean(dim=0)
-            states.append(4.0 * self.table[self.following[token]] + 0.2 * context)
-        hidden = torch.stack(states)
+        slots = torch.arange(int(positions.max()) + 1)
+        slots = batch.block_tables.long()[0][slots // BLOCK_SIZE] * BLOCK_SIZE + slots % BLOCK_SIZE
+        seen = self.table[self._cache[slots]].double().cumsum(0)[positions] / (positions[:, None] + 1)
+        following = self.table[torch.tensor(self.following)[batch.token_ids]]
+        hidden = 4.0 * following + 0.2 * seen.float()
         return ModelOutput(logits=hidden[batch.logit_rows] @ self.table.T, hidden=hidden)
 
     def embed(self, token_ids: Tensor) -> Tensor:

@@ -28,6 +28,7 @@ logger = logging.getLogger(__name__)
 
 MAX_RESULT_BYTES = 4096  # what Kubernetes keeps of a termination message
 MAX_MESSAGE_CHARACTERS = 1500
+MAX_SHORT_CHARACTERS = 300  # of a message that doesn't fit otherwise
 
 
 class TerminatedError(BaseException):
@@ -49,6 +50,8 @@ def run(settings: TrainSettings) -> int:
         result = _failed(settings, deadline, error.reason, str(error))
     except CallerError as error:
         result = _failed(settings, deadline, "InvalidSettings", str(error))
+    except OSError as error:
+        result = _failed(settings, deadline, "StorageFailed", f"while {tracker.current().phase}: {error}")
     except MemoryError as error:
         result = _failed(settings, deadline, "OutOfMemory", f"while {tracker.current().phase}: {error}")
     except Exception as error:
@@ -68,7 +71,9 @@ def write_result(path: Path | None, result: TrainingResult) -> None:
     """
     text = result.model_dump_json(exclude_none=True)
     if len(text.encode()) > MAX_RESULT_BYTES:
-        text = result.model_copy(update={"message": result.message[:200]}).model_dump_json(exclude_none=True)
+        text = result.model_copy(update={"message": result.message[:MAX_SHORT_CHARACTERS]}).model_dump_json(
+            exclude_none=True
+        )
     if path is None:
         sys.stdout.write(text + "\n")
         return

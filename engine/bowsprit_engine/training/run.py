@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +35,8 @@ logger = logging.getLogger(__name__)
 DRAFT_VOCABULARY = 2048
 MOST_INTERMEDIATE = 512
 MAX_EPOCHS = 6
+ROWS_PER_BATCH = 768
+LEARNING_RATE = 1.5e-3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,16 +65,19 @@ def run(settings: TrainSettings, *, tracker: Tracker, deadline: Deadline) -> Tra
     tracker.enter(TrainingPhase.EVALUATING, f"{len(states.holdout)} held-out requests")
     output = resolve_uri(settings.output_uri)
     staged = output.with_name(f".{output.name}.{os.getpid()}.tmp")
-    sha256, size = _write(settings, model, staged, trained, states.validation)
-    candidate = HeadDrafter(name=settings.drafter, runner=model.runner)
-    candidate.swap_in(candidate.load(staged, sha256, settings.revision, model.digest))
-    evaluation = Evaluation(
-        recent=evaluate.compare_pools(states.holdout, parent, candidate, draft_tokens=settings.draft_tokens),
-        base=evaluate.compare_pools(states.base_holdout, parent, candidate, draft_tokens=settings.draft_tokens)
-        if states.base_holdout
-        else None,
-    )
-    artifact.publish(staged, output, evaluation)
+    try:
+        sha256, size = _write(settings, model, staged, trained, states.validation)
+        candidate = HeadDrafter(name=settings.drafter, runner=model.runner)
+        candidate.swap_in(candidate.load_unproven(staged, sha256, settings.revision, model.digest))
+        evaluation = Evaluation(
+            recent=evaluate.compare_pools(states.holdout, parent, candidate, draft_tokens=settings.draft_tokens),
+            base=evaluate.compare_pools(states.base_holdout, parent, candidate, draft_tokens=settings.draft_tokens)
+            if states.base_holdout
+            else None,
+        )
+        artifact.publish(staged, output, evaluation)
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)
     tracker.enter(TrainingPhase.DONE, _summary(evaluation, trained.outcome))
     return TrainingResult(
         succeeded=True,
@@ -164,6 +170,8 @@ def _train(
         settings=loop.LoopSettings(
             unroll=settings.draft_tokens,
             max_epochs=MAX_EPOCHS,
+            rows_per_batch=ROWS_PER_BATCH,
+            learning_rate=LEARNING_RATE,
             deadline=TRAINING_UNTIL * deadline.seconds,
         ),
         clock=deadline.elapsed,
@@ -228,10 +236,7 @@ def _write(
         parent=settings.parent_revision,
         selftest_accuracy=accuracy(serving, selftest, embed=model.runner.embed),
     )
-    try:
-        return artifact.write(staged, head=trained.head, config=config, draft_token_ids=ids, selftest=selftest)
-    except OSError as error:
-        raise WorldError(f"{staged}: can't be written: {error}", reason="OutputNotWritable") from error
+    return artifact.write(staged, head=trained.head, config=config, draft_token_ids=ids, selftest=selftest)
 
 
 def _window(traffic: CapturedTraffic, states: Features) -> DataWindow:

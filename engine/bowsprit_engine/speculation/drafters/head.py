@@ -118,20 +118,8 @@ class HeadDrafter:
 
     def load(self, folder: Path, sha256: str | None, revision: str, model_digest: str) -> ServingHead:
         """Build and self-test the folder's head. Raises SpeculatorError; what is in use stays."""
-        config = self._runner.config
-        stored = artifact.read(
-            folder,
-            sha256=sha256,
-            model_digest=model_digest,
-            vocab_size=config.vocab_size,
-            hidden_size=config.hidden_size,
-        )
-        target = TargetRows(
-            draft_token_ids=stored.draft_token_ids,
-            lm_head=self._runner.lm_head_rows(stored.draft_token_ids),
-            final_norm=self._runner.final_norm_weight(),
-        )
-        loaded = serving_head(artifact.build(stored, target), stored.draft_token_ids, self._runner, revision=revision)
+        stored = self._read(folder, sha256, model_digest)
+        loaded = self._build(stored, revision)
         try:
             check_selftest(loaded, stored, folder, embed=self._runner.embed)
         except SpeculatorError as error:
@@ -139,6 +127,10 @@ class HeadDrafter:
                 self.state, self.reason = DrafterState.BROKEN, str(error)
             raise
         return loaded
+
+    def load_unproven(self, folder: Path, sha256: str | None, revision: str, model_digest: str) -> ServingHead:
+        """Without the self-test, to be measured and not to serve: a head that learned nothing has figures too."""
+        return self._build(self._read(folder, sha256, model_digest), revision)
 
     def swap_in(self, loaded: object) -> None:
         """Draft with what `load` returned from the next proposal on."""
@@ -149,6 +141,23 @@ class HeadDrafter:
     def unload(self) -> None:
         self._head, self.revision = None, None
         self.state, self.reason = DrafterState.EMPTY, "no revision loaded"
+
+    def _read(self, folder: Path, sha256: str | None, model_digest: str) -> artifact.StoredHead:
+        return artifact.read(
+            folder,
+            sha256=sha256,
+            model_digest=model_digest,
+            vocab_size=self._runner.config.vocab_size,
+            hidden_size=self._runner.config.hidden_size,
+        )
+
+    def _build(self, stored: artifact.StoredHead, revision: str) -> ServingHead:
+        target = TargetRows(
+            draft_token_ids=stored.draft_token_ids,
+            lm_head=self._runner.lm_head_rows(stored.draft_token_ids),
+            final_norm=self._runner.final_norm_weight(),
+        )
+        return serving_head(artifact.build(stored, target), stored.draft_token_ids, self._runner, revision=revision)
 
 
 @torch.inference_mode()

@@ -1,0 +1,176 @@
+"""What a head learns, which weights are kept, and when training ends."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from bowsprit_engine.training import loop
+from bowsprit_engine.training.data import RequestFeatures
+from bowsprit_engine.training.head import HeadShape, RecurrentHead, TargetRows, target_logits
+from bowsprit_engine.training.loop import NOT_DRAFTED, Checkpoint, LoopSettings, Outcome, index_of_tokens
+from training.learnable import EPS, HIDDEN, VOCAB, LearnableRunner, recorded, states_of, target_rows
+
+
+@pytest.fixture
+def target(runner: LearnableRunner) -> TargetRows:
+    return target_rows(runner, torch.arange(VOCAB))
+
+
+@pytest.fixture
+def head(target: TargetRows) -> RecurrentHead:
+    torch.manual_seed(0)
+    return RecurrentHead(HeadShape(hidden_size=HIDDEN, intermediate_size=64, rms_norm_eps=EPS), target)
+
+
+@pytest.fixture
+def requests(runner: LearnableRunner) -> list[RequestFeatures]:
+    return [states_of(runner, request) for request in recorded(runner, 96)]
+
+
+@torch.no_grad()
+def first_draft_accuracy(runner: LearnableRunner, requests: list[RequestFeatures]) -> Callable[[RecurrentHead], float]:
+    def judge(head: RecurrentHead) -> float:
+        hits = total = 0
+        for request in requests:
+            part = head.token_part(runner.embed(request.token_ids[:-1]))
+            drafted = head.logits(head.advance(head.start(request.hidden[:-1]), part)).argmax(-1)
+            hits += int((drafted == request.token_ids[1:]).sum())
+            total += drafted.numel()
+        return hits / total
+
+    return judge
+
+
+def train(
+    head: RecurrentHead,
+    target: TargetRows,
+    requests: list[RequestFeatures],
+    runner: LearnableRunner,
+    judge: Callable[[RecurrentHead], float],
+    *,
+    clock: Callable[[], float] = lambda: 0.0,
+    settings: LoopSettings,
+) -> Outcome:
+    return loop.train(
+        head,
+        target=target,
+        requests=requests,
+        embed=runner.embed,
+        judge=judge,
+        settings=settings,
+        clock=clock,
+    )
+
+
+def test_a_learnable_target_is_learned(
+    runner: LearnableRunner, target: TargetRows, head: RecurrentHead, requests: list[RequestFeatures]
+) -> None:
+    """From chance to nearly always right on requests that it never saw."""
+    unseen = [states_of(runner, request) for request in recorded(runner, 40, seed=9)]
+    judge = first_draft_accuracy(runner, unseen)
+    settings = LoopSettings(unroll=2, max_epochs=12, rows_per_batch=96, learning_rate=5e-3, patience=12)
+    outcome = train(head, target, requests, runner, judge, settings=settings)
+    assert outcome.checkpoints[0].acceptance_length < 0.2
+    assert outcome.best.acceptance_length > 0.9
+
+
+def test_an_untrained_head_repeats_the_targets_distribution(
+    target: TargetRows, head: RecurrentHead, requests: list[RequestFeatures]
+) -> None:
+    """Its output scale and LM head are the target's own."""
+    hidden = requests[0].hidden
+    assert torch.allclose(head.logits(head.start(hidden)), target_logits(hidden, target, EPS), atol=1e-4)
+
+
+def test_the_weights_kept_are_those_with_the_highest_acceptance(
+    runner: LearnableRunner, target: TargetRows, head: RecurrentHead, requests: list[RequestFeatures]
+) -> None:
+    """The loss goes on falling while acceptance, which peaks at the second validation, decides."""
+    seen: list[dict[str, torch.Tensor]] = []
+    scores = iter([1.0, 1.2, 1.5, 1.4, 1.3, 1.2, 1.1, 1.0])
+
+    def judge(judged: RecurrentHead) -> float:
+        seen.append({name: value.clone() for name, value in judged.state_dict().items()})
+        return next(scores)
+
+    outcome = train(
+        head, target, requests, runner, judge, settings=LoopSettings(rows_per_batch=480, max_epochs=7, patience=3)
+    )
+    assert (outcome.best.acceptance_length, outcome.stopped) == (1.5, "NoBetter")
+    assert all(torch.equal(value, seen[2][name]) for name, value in head.state_dict().items())
+
+
+def test_a_parent_that_training_only_spoils_is_kept(
+    runner: LearnableRunner, target: TargetRows, head: RecurrentHead, requests: list[RequestFeatures]
+) -> None:
+    """The first validation comes before any step."""
+    before = {name: value.clone() for name, value in head.state_dict().items()}
+    scores = itertools.count(2.0, -0.1)
+    outcome = train(head, target, requests, runner, lambda _: next(scores), settings=LoopSettings(patience=2))
+    assert outcome.best.step == 0
+    assert all(torch.equal(value, before[name]) for name, value in head.state_dict().items())
+
+
+def test_training_ends_at_the_deadline_with_a_last_validation(
+    runner: LearnableRunner, target: TargetRows, head: RecurrentHead, requests: list[RequestFeatures]
+) -> None:
+    """Seconds pass with each step; the third is late."""
+    seconds = itertools.count(1.0)
+    scores = itertools.count(1.0)
+    outcome = train(
+        head,
+        target,
+        requests,
+        runner,
+        lambda _: next(scores),
+        clock=lambda: next(seconds),
+        settings=LoopSettings(rows_per_batch=48, deadline=3.0),
+    )
+    assert (outcome.stopped, outcome.checkpoints[-1].step, outcome.best.step) == ("Deadline", 3, 3)
+
+
+def test_a_loss_that_is_not_finite_ends_training_with_the_best_weights(
+    runner: LearnableRunner, target: TargetRows, head: RecurrentHead, requests: list[RequestFeatures]
+) -> None:
+    """A diverged run still has its best validation."""
+    poisoned = [
+        RequestFeatures(
+            prompt_token_ids=request.prompt_token_ids,
+            token_ids=request.token_ids,
+            hidden=torch.full_like(request.hidden, math.nan),
+        )
+        for request in requests
+    ]
+    outcome = train(head, target, poisoned, runner, lambda _: 1.0, settings=LoopSettings())
+    assert (outcome.stopped, outcome.best.step) == ("Diverged", 0)
+    assert all(bool(torch.isfinite(value).all()) for value in head.state_dict().values())
+
+
+def test_progress_is_told_at_every_validation(
+    runner: LearnableRunner, target: TargetRows, head: RecurrentHead, requests: list[RequestFeatures]
+) -> None:
+    """Twice an epoch of ten steps, and once before the first."""
+    told: list[Checkpoint] = []
+    scores = itertools.count(1.0)
+    loop.train(
+        head,
+        target=target,
+        requests=requests,
+        embed=runner.embed,
+        judge=lambda _: next(scores),
+        settings=LoopSettings(rows_per_batch=96, max_epochs=2, validations_per_epoch=2),
+        clock=lambda: 0.0,
+        on_checkpoint=told.append,
+    )
+    assert [(checkpoint.step, checkpoint.steps) for checkpoint in told] == [(n, 20) for n in (0, 5, 10, 15, 20)]
+
+
+def test_tokens_outside_the_draft_vocabulary_have_no_draft_index() -> None:
+    """Also beyond its last token."""
+    index = index_of_tokens(torch.tensor([3, 5, 9]))
+    assert index(torch.tensor([3, 4, 9, 0, 50])).tolist() == [0, NOT_DRAFTED, 2, NOT_DRAFTED, NOT_DRAFTED]
