@@ -5,10 +5,12 @@ Refuses to know what is asked of it.
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
+import httpx
 import openai
 
 from kube import Json, Kube, is_true
@@ -33,7 +35,23 @@ class ServedModel:
         """Raises ClusterError when it isn't Ready in time."""
         kube.wait(f"smodel/{name}", "condition=Ready", seconds=seconds)
         forward = kube.cluster.forward_service(kube.namespace, name, SERVICE_PORT, is_persistent=True)
-        return cls(kube=kube, name=name, port=forward.port)
+        model = cls(kube=kube, name=name, port=forward.port)
+        model.wait_for_the_network(seconds=30)
+        return model
+
+    def wait_for_the_network(self, *, seconds: float) -> None:
+        """A Ready pod is behind its Service once kube-proxy has heard of it. Raises the last TransportError."""
+        transport = httpx.HTTPTransport(retries=0, trust_env=False)
+        ends = time.monotonic() + seconds
+        with httpx.Client(transport=transport, base_url=self.url, timeout=5) as client:
+            while True:
+                try:
+                    client.get("/v1/models").raise_for_status()
+                    return
+                except httpx.TransportError:
+                    if time.monotonic() > ends:
+                        raise
+                    time.sleep(0.2)
 
     @property
     def url(self) -> str:
@@ -65,16 +83,19 @@ class ServedModel:
 
     def has_everybody_acknowledged(self) -> bool:
         """Whether every Ready pod executes the DraftPolicy's revision."""
-        policy = self.policy
+        policy = self.kube.get("dpol", self.name)
+        if policy is None:
+            return False
         executed = {pod["uid"]: pod.get("revision") for pod in policy.get("status", {}).get("pods", [])}
         uids = [pod["metadata"]["uid"] for pod in self.pods]
         return bool(uids) and all(executed.get(uid) == policy["spec"]["revision"] for uid in uids)
 
     def serves(self, revision: str) -> bool:
         """Whether every Ready pod has loaded this speculator."""
+        policy = self.kube.get("dpol", self.name) or {}
         loaded = {
             pod["uid"]: [entry.get("revision") for entry in pod.get("speculators", [])]
-            for pod in self.policy.get("status", {}).get("pods", [])
+            for pod in policy.get("status", {}).get("pods", [])
         }
         uids = [pod["metadata"]["uid"] for pod in self.pods]
         return bool(uids) and all(revision in loaded.get(uid, []) for uid in uids)
