@@ -26,6 +26,7 @@ PROMPT = [5, 6, 7, 8]
         ([1], {"max_tokens": 0}, "max_tokens is 0, the least is 1"),
         ([1, FAKE_VOCAB], {}, "token 61 is not within 0 and 60"),
         ([1], {"logit_bias": {99: 1.0}}, "token 99 is not within 0 and 60"),
+        ([1], {"stop_token_ids": frozenset({99}), "min_tokens": 1}, "token 99 is not within 0 and 60"),
     ],
 )
 def test_what_can_never_be_served_is_refused_with_value_and_limit(serve, prompt, sampling, message):

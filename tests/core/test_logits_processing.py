@@ -131,3 +131,14 @@ def test_logprobs_are_of_the_models_own_distribution():
 
     assert (entry.token_id, [token for token, _ in entry.top]) == (1, [0, 1])
     assert torch.allclose(torch.tensor([entry.logprob, entry.top[0][1]]), torch.stack([1.0 - norm, 2.0 - norm]))
+
+
+def test_an_end_token_beyond_the_models_logits_needs_no_mask():
+    """A configuration may name one; min_tokens must not make the step, and with it every request, fail."""
+    sampler = Sampler(eos_token_ids=[VOCAB, EOS], draw=reference.draw)
+    logits = torch.zeros(1, VOCAB)
+    logits[0, EOS] = 9.0
+
+    token_ids = sampler.draw(logits, [rows(sequence_of([1], [], min_tokens=2))]).token_ids
+
+    assert token_ids == [0]

@@ -25,7 +25,12 @@ def check(request: Request, *, max_model_len: int, vocab_size: int, drafter_name
             param="prompt" if num_prompt >= max_model_len else "max_tokens",
             code="context_length_exceeded",
         )
-    for param, tokens in (("prompt", request.prompt_token_ids), ("logit_bias", request.sampling.logit_bias)):
+    sampling = request.sampling
+    for param, tokens in (
+        ("prompt", request.prompt_token_ids),
+        ("logit_bias", sampling.logit_bias),
+        ("stop_token_ids", sampling.stop_token_ids),
+    ):
         strange = [token for token in tokens if not 0 <= token < vocab_size]
         if strange:
             raise CallerError(f"token {strange[0]} is not within 0 and {vocab_size - 1}", param=param)

@@ -96,9 +96,9 @@ class Sampler:
             if sampling.logit_bias:
                 biased = torch.tensor(list(sampling.logit_bias), dtype=torch.int64, device=row.device)
                 row[biased] += torch.tensor(list(sampling.logit_bias.values()), dtype=row.dtype, device=row.device)
-            stops = self.stop_token_ids(sampling)
-            if stops and group.sequence.num_emitted + index < sampling.min_tokens:
-                row[sorted(stops)] = -torch.inf
+            if group.sequence.num_emitted + index < sampling.min_tokens:
+                # a model's own end token may lie beyond its logits: then nothing needs a mask
+                row[[token for token in self.stop_token_ids(sampling) if token < row.numel()]] = -torch.inf
 
 
 class _ContextCounts:
