@@ -4,11 +4,26 @@ from __future__ import annotations
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer, decoders, models
+from transformers import PreTrainedTokenizerFast
 
 from bowsprit_engine.server.text import Detokenizer, StopStrings
 from scripted_engine import byte_tokenizer
 
 TOKENIZER = byte_tokenizer()
+
+
+def fallback_tokenizer() -> PreTrainedTokenizerFast:
+    """As Llama 2's: token i is byte i, and a run of byte tokens decodes as a whole or not at all; 256 is a word."""
+    vocab = {f"<0x{byte:02X}>": byte for byte in range(256)} | {"▁sea": 256}
+    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[], byte_fallback=True))
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, clean_up_tokenization_spaces=False)
+
+
+FALLBACK_TOKENIZER = fallback_tokenizer()
 
 
 @settings(deadline=None, max_examples=60)
@@ -29,6 +44,17 @@ def test_no_piece_of_sound_text_has_a_replacement_character(text: str) -> None:
     for count, byte in enumerate(text.encode(), start=1):
         shown += detokenizer.push(byte)
         assert shown == text.encode()[:count].decode(errors="ignore")
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(st.sampled_from("é🙂日本a") | st.just(" sea"), max_size=60))
+def test_characters_spelled_in_bytes_are_shown_whole_and_once(words: list[str]) -> None:
+    """With byte fallback an unfinished character takes the finished ones before it along, for one token or three."""
+    token_ids = [token_id for word in words for token_id in ([256] if word == " sea" else word.encode())]
+    detokenizer = Detokenizer(FALLBACK_TOKENIZER)
+    pieces = [detokenizer.push(token_id) for token_id in token_ids]
+    assert FALLBACK_TOKENIZER.decode(token_ids) == "".join(pieces) + detokenizer.flush()
+    assert "\ufffd" not in "".join(pieces)
 
 
 @settings(deadline=None, max_examples=150)

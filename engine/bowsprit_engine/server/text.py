@@ -10,7 +10,8 @@ from typing import Protocol
 
 UNFINISHED = "\ufffd"
 WINDOW = 24  # tokens decoded again for each new one
-OVERLAP = 8  # tokens that stay when the window moves: more than the 4 that an unfinished character may span
+OVERLAP = 8  # tokens that stay when the window moves, at least
+CHARACTER_TOKENS = 4  # that one character may span, a byte each
 
 
 class Decoder(Protocol):
@@ -22,8 +23,9 @@ class Decoder(Protocol):
 class Detokenizer:
     """Text of a growing sequence, character by character certain.
 
-    Only the last character of a decoding can change when a token follows (an unfinished one decodes to U+FFFD), so only
-    that one is held back, and a short window is decoded per token. Pieces and `flush` add up to the decoding of all.
+    Bytes that don't make a character yet decode to U+FFFD, one or one for each (with byte fallback even for the whole
+    characters before them), so all of those at the end are held back. A short window is decoded per token. Pieces and
+    `flush` add up to the decoding of all.
     """
 
     def __init__(self, decoder: Decoder) -> None:
@@ -34,26 +36,32 @@ class Detokenizer:
     def push(self, token_id: int) -> str:
         """The text that has become certain with this token."""
         if len(self._window) >= WINDOW:
-            self._window = self._window[-OVERLAP:]
-            self._shown = len(self._certain())
+            self._move()
         self._window.append(token_id)
-        certain = self._certain()
+        certain = self._text(self._window).rstrip(UNFINISHED)
         piece = certain[self._shown :]
         self._shown = max(self._shown, len(certain))
         return piece
 
     def flush(self) -> str:
         """What is left when no token follows: U+FFFD for a character that stayed unfinished."""
-        piece = self._text()[self._shown :]
+        piece = self._text(self._window)[self._shown :]
         self._shown += len(piece)
         return piece
 
-    def _text(self) -> str:
-        return self._decoder.decode(self._window, skip_special_tokens=True)
+    def _move(self) -> None:
+        """Drop tokens whose text is out, at a place where the others decode without them as they do with them."""
+        text = self._text(self._window)
+        if self._shown != len(text):
+            return
+        for overlap in range(OVERLAP, OVERLAP + CHARACTER_TOKENS):
+            tail = self._text(self._window[-overlap:])
+            if text.endswith(tail) and not tail.startswith(UNFINISHED):
+                self._window, self._shown = self._window[-overlap:], len(tail)
+                return
 
-    def _certain(self) -> str:
-        text = self._text()
-        return text[:-1] if text.endswith(UNFINISHED) else text
+    def _text(self, token_ids: Sequence[int]) -> str:
+        return self._decoder.decode(token_ids, skip_special_tokens=True)
 
 
 class StopStrings:
