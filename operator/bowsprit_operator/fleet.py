@@ -1,6 +1,6 @@
 """One scrape of a model's engine pods: what each said, and why one said nothing.
 
-Fetches a pod's profile once per boot and remembers it. Decides which pods are asked (Ready ones); refuses to judge
+Fetches a pod's profile once per boot (again while it is empty) and remembers it. Decides which pods are asked (Ready ones); refuses to judge
 figures.
 """
 
@@ -69,7 +69,8 @@ class Fleet:
         except EngineCallError as error:
             return ScrapedPod(address=address, failure=error)
         known = self._profiles.get(address.uid)
-        if known is None or known.boot_id != stats.boot_id:
+        # An empty one was measured while others kept the processors busy: the pod may know more later.
+        if known is None or known.boot_id != stats.boot_id or not known.profile.cells:
             try:
                 known = _KnownProfile(boot_id=stats.boot_id, profile=await self._engines.profile(address))
             except EngineCallError as error:
