@@ -85,7 +85,10 @@ def data_folder(cluster: Cluster, namespace: str) -> Path:
 
 
 def remove_namespace(cluster: Cluster, namespace: str) -> None:
-    """All of it, the volumes too."""
+    """All of it, the volumes too. Pods first: a namespace that has any left waits for half their grace period."""
+    inside = ("--namespace", namespace)
+    cluster.kubectl("delete", "smodel,strain", "--all", *inside, "--timeout=60s")
+    cluster.kubectl("wait", "pods", "--all", "--for=delete", *inside, "--timeout=120s", check=False)
     cluster.kubectl("delete", "namespace", namespace, "--ignore-not-found", "--timeout=120s")
     for claim in (MODEL_CLAIM, DATA_CLAIM):
         cluster.kubectl("delete", "persistentvolume", f"{namespace}-{claim}", "--ignore-not-found")

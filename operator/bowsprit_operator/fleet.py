@@ -1,7 +1,7 @@
 """One scrape of a model's engine pods: what each said, and why one said nothing.
 
-Fetches a pod's profile once per boot (again while it is empty) and remembers it. Decides which pods are asked (Ready ones); refuses to judge
-figures.
+Fetches a pod's profile once per boot (again while it is empty) and remembers it. Decides which pods are asked (Ready
+ones); refuses to judge figures.
 """
 
 from __future__ import annotations
