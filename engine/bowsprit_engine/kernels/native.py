@@ -9,7 +9,7 @@ from __future__ import annotations
 import ctypes
 import functools
 from collections.abc import Sequence
-from ctypes import POINTER, Structure, byref, c_char_p, c_double, c_float, c_int, c_int64, c_uint32, c_uint64, c_void_p
+from ctypes import byref, c_int
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,103 +17,11 @@ import torch
 from torch import Tensor
 
 from bowsprit_engine.errors import WorldError
+from bowsprit_engine.kernels.native_abi import SIGNATURES, DrawArgs, PackedArgs
 from bowsprit_engine.native.cpus import available_cpus, cpus_to_pin
 from bowsprit_engine.native.variants import cpu_features, search_path, usable
 
 MULTIPLE = 16  # hidden size, MLP width and head_dim of a model must be multiples of it
-
-
-class PackedArgs(Structure):
-    """A weight in the packed layout of gemm.hpp."""
-
-    _fields_ = [("data", c_void_p), ("rows", c_int64), ("columns", c_int64)]
-
-
-class LayerArgs(Structure):
-    _fields_ = [
-        ("qkv", PackedArgs),
-        ("output", PackedArgs),
-        ("gate_up", PackedArgs),
-        ("down", PackedArgs),
-        ("attention_norm", c_void_p),
-        ("mlp_norm", c_void_p),
-    ]
-
-
-class Shape(Structure):
-    _fields_ = [
-        ("vocab_size", c_int64),
-        ("hidden_size", c_int64),
-        ("intermediate_size", c_int64),
-        ("num_layers", c_int64),
-        ("num_heads", c_int64),
-        ("num_kv_heads", c_int64),
-        ("head_dim", c_int64),
-        ("max_positions", c_int64),
-        ("rms_norm_eps", c_float),
-    ]
-
-
-class ModelArgs(Structure):
-    _fields_ = [
-        ("shape", Shape),
-        ("embedding", PackedArgs),
-        ("lm_head", PackedArgs),
-        ("final_norm", c_void_p),
-        ("cos", c_void_p),
-        ("sin", c_void_p),
-        ("layers", POINTER(LayerArgs)),
-    ]
-
-
-class StepArgs(Structure):
-    _fields_ = [
-        ("num_rows", c_int64),
-        ("num_sequences", c_int64),
-        ("max_blocks", c_int64),
-        ("num_logit_rows", c_int64),
-        ("token_ids", c_void_p),
-        ("positions", c_void_p),
-        ("row_sequences", c_void_p),
-        ("block_tables", c_void_p),
-        ("logit_rows", c_void_p),
-        ("hidden", c_void_p),
-        ("logits", c_void_p),
-        ("cpu_seconds", c_double),
-    ]
-
-
-class DrawArgs(Structure):
-    _fields_ = [
-        ("num_rows", c_int64),
-        ("vocab_size", c_int64),
-        ("logits", c_void_p),
-        ("temperature", c_void_p),
-        ("top_k", c_void_p),
-        ("top_p", c_void_p),
-        ("min_p", c_void_p),
-        ("seeds", c_void_p),
-        ("positions", c_void_p),
-        ("token_ids", c_void_p),
-    ]
-
-
-_SIGNATURES: dict[str, tuple[object, Sequence[object]]] = {
-    "bowsprit_variant": (c_char_p, []),
-    "bowsprit_last_error": (c_char_p, []),
-    "bowsprit_configure": (c_int, [c_int, POINTER(c_int), c_int]),
-    "bowsprit_num_threads": (c_int, []),
-    "bowsprit_packed_size": (c_int64, [c_int64, c_int64]),
-    "bowsprit_pack": (None, [c_void_p, c_void_p, c_int64, c_int64]),
-    "bowsprit_unpack_rows": (None, [POINTER(PackedArgs), c_void_p, c_int64, c_void_p]),
-    "bowsprit_linear": (c_int, [POINTER(PackedArgs), c_void_p, c_int64, c_void_p]),
-    "bowsprit_draw": (c_int, [POINTER(DrawArgs)]),
-    "bowsprit_philox": (None, [c_uint64, c_uint64, c_uint32, c_int64, c_void_p]),
-    "bowsprit_model_new": (c_void_p, [POINTER(ModelArgs)]),
-    "bowsprit_model_free": (None, [c_void_p]),
-    "bowsprit_model_set_kv": (None, [c_void_p, c_void_p, c_int64]),
-    "bowsprit_model_step": (c_int, [c_void_p, POINTER(StepArgs)]),
-}
 
 
 @functools.cache
@@ -147,7 +55,7 @@ def load(path: Path) -> ctypes.CDLL:
         loaded = ctypes.CDLL(str(path))
     except OSError as error:
         raise WorldError(f"{path}: not loadable: {error}", reason="NativeLibraryBroken") from error
-    for name, (result, arguments) in _SIGNATURES.items():
+    for name, (result, arguments) in SIGNATURES.items():
         function = getattr(loaded, name)
         function.restype, function.argtypes = result, arguments
     return loaded
@@ -174,10 +82,10 @@ def variant() -> str:
 
 def _configure(loaded: ctypes.CDLL, num_threads: int) -> None:
     cpus = cpus_to_pin(num_threads)
-    _check(loaded, loaded.bowsprit_configure(num_threads, (c_int * len(cpus))(*cpus), len(cpus)))
+    check(loaded, loaded.bowsprit_configure(num_threads, (c_int * len(cpus))(*cpus), len(cpus)))
 
 
-def _check(loaded: ctypes.CDLL, status: int) -> None:
+def check(loaded: ctypes.CDLL, status: int) -> None:
     if status:
         message: bytes = loaded.bowsprit_last_error()
         raise RuntimeError(f"native kernels: {message.decode()}")
@@ -185,7 +93,7 @@ def _check(loaded: ctypes.CDLL, status: int) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PackedWeight:
-    """A [rows, columns] weight as bf16 in the layout of gemm.hpp; columns are even, with a column of zeros if need be."""
+    """A [rows, columns] weight as bf16 in the layout of gemm.hpp; columns are even (padded with zeros)."""
 
     storage: Tensor  # [packed elements] bfloat16
     rows: int
@@ -233,7 +141,7 @@ class PackedLinear:
         status = library().bowsprit_linear(
             byref(self._weight.args()), values.data_ptr(), values.shape[0], out.data_ptr()
         )
-        _check(library(), status)
+        check(library(), status)
         return out
 
 
@@ -263,7 +171,7 @@ def draw(
             raise ValueError(f"{name} has {tensor.shape[0]} rows, logits have {num_rows}")
     pointers = {name: tensor.data_ptr() for name, tensor in tensors.items()}
     args = DrawArgs(num_rows=num_rows, vocab_size=vocab_size, **pointers)
-    _check(library(), library().bowsprit_draw(byref(args)))
+    check(library(), library().bowsprit_draw(byref(args)))
     return tensors["token_ids"]
 
 

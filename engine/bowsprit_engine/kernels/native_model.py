@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from bowsprit_engine.core.runner import BLOCK_SIZE, ModelConfig, ModelOutput, StepBatch
-from bowsprit_engine.kernels.native import LayerArgs, ModelArgs, PackedWeight, Shape, StepArgs, _check, library
+from bowsprit_engine.kernels.native import PackedWeight, check, library
+from bowsprit_engine.kernels.native_abi import LayerArgs, ModelArgs, Shape, StepArgs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +61,7 @@ class NativeModel:
         self._library = library()
         self._handle: int | None = self._library.bowsprit_model_new(byref(args))
         if self._handle is None:
-            _check(self._library, 1)
+            check(self._library, 1)
 
     def __del__(self) -> None:
         if getattr(self, "_handle", None) is not None:
@@ -97,7 +98,7 @@ class NativeModel:
             hidden=hidden.data_ptr(),
             logits=logits.data_ptr(),
         )
-        _check(self._library, self._library.bowsprit_model_step(self._handle, byref(args)))
+        check(self._library, self._library.bowsprit_model_step(self._handle, byref(args)))
         self.last_step_cpu_seconds = args.cpu_seconds
         return ModelOutput(logits=logits, hidden=hidden)
 

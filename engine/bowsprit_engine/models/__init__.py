@@ -137,7 +137,7 @@ def _read_gguf(path: Path, *, is_dummy: bool) -> _Source:
 
     stored = GgufCheckpoint(path)
     tokenizer = tokenizer_from(path, stored.metadata)
-    metadata = {key: stored.metadata.get(key) for key in stored.metadata.keys() if not key.startswith("GGUF.")}
+    metadata = {key: stored.metadata.get(key) for key in stored.metadata if not key.startswith("GGUF.")}
     digest = model_digest(
         config={key: value for key, value in metadata.items() if not key.startswith("tokenizer.")},
         tokenizer={key: value for key, value in metadata.items() if key.startswith("tokenizer.")},

@@ -61,7 +61,7 @@ def read_config(folder: Path) -> ModelConfig:
         num_layers=_integer(path, raw, "num_hidden_layers"),
         num_heads=num_heads,
         num_kv_heads=_integer(path, raw, "num_key_value_heads", default=num_heads),
-        head_dim=_integer(path, raw, "head_dim", default=hidden_size // num_heads),
+        head_dim=_integer(path, raw, "head_dim", default=hidden_size // max(num_heads, 1)),
         max_model_len=_integer(path, raw, "max_position_embeddings", default=2048),
         rms_norm_eps=float(raw.get("rms_norm_eps", 1e-6)),
         rope_theta=_rope_theta(raw),

@@ -1,4 +1,4 @@
-"""The model digest: sha256 over canonical JSON of the config, the tokenizer and every weight file's (name, size, sha256).
+"""The model digest: sha256 over canonical JSON of config, tokenizer and each weight file's (name, size, sha256).
 
 It ties a speculator to the target that it was trained on. Hashing gigabytes takes seconds, so each file's sha256 is
 kept under the cache folder by (path, size, mtime); a cache that can't be written only costs time.

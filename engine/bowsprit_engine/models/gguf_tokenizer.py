@@ -57,7 +57,7 @@ def tokenizer_from(path: Path, metadata: Metadata) -> PreTrainedTokenizerBase:
     tokenizer.decoder = decoders.ByteLevel()
     control = [token for token, kind_of in zip(tokens, kinds, strict=True) if kind_of == CONTROL_TOKEN]
     tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in control])
-    return PreTrainedTokenizerFast(  # type: ignore[no-any-return]
+    return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         chat_template=metadata.get("tokenizer.chat_template"),
         clean_up_tokenization_spaces=False,

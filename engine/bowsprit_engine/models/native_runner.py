@@ -105,7 +105,7 @@ def _load_layer(checkpoint: Checkpoint, layer: int) -> NativeLayer:
 
 def alternating(gate: Tensor, up: Tensor) -> Tensor:  # [i, h] and [i, h] to [2 i, h]
     """Blocks of 16 gate rows and 16 up rows in turn, so that one thread has both when it computes their product."""
-    blocks = [weight.unflatten(0, (-1, native.MULTIPLE)) for weight in (gate, up)]
+    blocks = [weight.reshape(-1, native.MULTIPLE, weight.shape[1]) for weight in (gate, up)]
     return torch.stack(blocks, dim=1).flatten(0, 2)
 
 

@@ -132,8 +132,9 @@ class TorchRunner:
         positions: Tensor,  # [rows]
     ) -> tuple[Tensor, Tensor, Tensor]:  # each [rows, heads, head_dim]; q and k rotated
         c = self.config
-        heads = linear(normed, layer.qkv).unflatten(-1, (-1, c.head_dim))
-        q, k, v = heads.split([c.num_heads, c.num_kv_heads, c.num_kv_heads], dim=1)
+        heads = linear(normed, layer.qkv).view(normed.shape[0], -1, c.head_dim)
+        first_v = c.num_heads + c.num_kv_heads
+        q, k, v = heads[:, : c.num_heads], heads[:, c.num_heads : first_v], heads[:, first_v:]
         cos, sin = self._cos[positions][:, None], self._sin[positions][:, None]
         return _rotated(q, cos, sin), _rotated(k, cos, sin), v
 
@@ -143,7 +144,8 @@ class TorchRunner:
         kv: Tensor,  # [2, slots, kv_heads, head_dim]
         group: SequenceRows,
     ) -> Tensor:  # [rows, heads * head_dim]
-        grouped = q.float().unflatten(1, (self.config.num_kv_heads, -1)) * self.config.head_dim**-0.5
+        c = self.config
+        grouped = q.float().reshape(q.shape[0], c.num_kv_heads, -1, c.head_dim) * c.head_dim**-0.5
         keys, values = kv[0, group.slots].float(), kv[1, group.slots].float()
         scores = torch.einsum("rghd,cgd->rghc", grouped, keys)
         weights = scores.masked_fill(group.hides[:, None, None], -torch.inf).softmax(dim=-1)

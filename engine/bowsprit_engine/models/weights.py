@@ -35,7 +35,7 @@ class HfCheckpoint:
     def tensor(self, name: str) -> Tensor:
         path = self._file_of[name]
         try:
-            tensor: Tensor = self._open[path].get_tensor(name)
+            tensor: Tensor = self._open[path].get_tensor(name)  # type: ignore[no-untyped-call]
         except (SafetensorError, RuntimeError) as error:
             raise ModelError(f"{path}: tensor {name} is not readable: {error}", reason="CorruptModel") from error
         return tensor
@@ -55,7 +55,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     if not path.is_file():
         raise ModelError(f"{path}: no such file", reason="ModelNotFound")
     try:
-        return PreTrainedTokenizerFast.from_pretrained(str(folder), local_files_only=True)  # type: ignore[no-any-return]
+        return PreTrainedTokenizerFast.from_pretrained(str(folder), local_files_only=True)
     except Exception as error:  # the tokenizers library raises a plain Exception for a file it can't parse
         raise ModelError(f"{path}: not a tokenizer: {error}", reason="CorruptModel") from error
 
@@ -70,7 +70,7 @@ def _weight_map(folder: Path) -> dict[str, Path]:
     single = folder / SINGLE_FILE
     if not single.is_file():
         raise ModelError(f"{folder}: holds neither {SINGLE_FILE} nor {INDEX_FILE}", reason="ModelNotFound")
-    return dict.fromkeys(_open(single).keys(), single)
+    return dict.fromkeys(_open(single).keys(), single)  # type: ignore[no-untyped-call]
 
 
 def _open(path: Path) -> safe_open:
