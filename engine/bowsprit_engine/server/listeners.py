@@ -21,6 +21,7 @@ from bowsprit_engine.errors import WorldError
 
 KEEP_ALIVE_SECONDS = 75  # most clients and proxies give up an idle connection earlier: the server should not be first
 BACKLOG = 1024
+CLOSE_SECONDS = 3  # what a client that neither reads nor sends may hold up the end of its port
 
 
 class _Server(uvicorn.Server):
@@ -41,7 +42,7 @@ class _Server(uvicorn.Server):
 class Listener:
     """One port. Bound when built: a port in use is known before a model is loaded."""
 
-    def __init__(self, app: ASGIApp, *, host: str, port: int, name: str) -> None:
+    def __init__(self, app: ASGIApp, *, host: str, port: int, name: str, close_seconds: int = CLOSE_SECONDS) -> None:
         """Raises WorldError naming the address."""
         self._socket = _bound(host, port, name)
         self.address: tuple[str, int] = self._socket.getsockname()[:2]
@@ -53,6 +54,7 @@ class Listener:
             lifespan="off",
             timeout_keep_alive=KEEP_ALIVE_SECONDS,
             backlog=BACKLOG,
+            timeout_graceful_shutdown=close_seconds,
         )
         self._server = _Server(config)
         self._task: asyncio.Task[None] | None = None
@@ -66,7 +68,7 @@ class Listener:
         await self._server.is_up.wait()
 
     async def stop(self) -> None:
-        """Stop listening, let responses in progress end, close idle connections."""
+        """Stop listening, let responses in progress end within `close_seconds`, close idle connections."""
         self._server.should_exit = True
         if self._task is not None:
             await self._task
