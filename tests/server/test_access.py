@@ -70,6 +70,7 @@ def test_the_operators_token_is_accepted(trust: Trust) -> None:
         f"Bearer {token(key_id='unknown')}",
         f"Bearer {jwt.encode(claims(), 'x' * 64, algorithm='HS256', headers={'kid': 'k1'})}",
         f"Bearer {jwt.encode(claims(), None, algorithm='none', headers={'kid': 'k1'})}",
+        f"Bearer {token(EC_KEY, algorithm='ES256')}",
     ],
 )
 def test_any_other_token_is_refused_without_saying_why(trust: Trust, authorization: str | None) -> None:
@@ -102,7 +103,7 @@ async def test_calls_need_the_token_and_probes_and_metrics_dont(serve: Serve, tr
     """401 names the scheme, and is given before the body is looked at."""
     server = await serve(trust=trust)
     for method, path in (("GET", "stats"), ("PUT", "policy"), ("PUT", "drafters/head"), ("POST", "drain")):
-        answer = await server.control.request(method, f"/control/v1/{path}")
+        answer = await server.control.request(method, f"/control/v1/{path}", content=b"{no JSON")
         assert (answer.status_code, answer.headers["www-authenticate"]) == (401, "Bearer")
     allowed = await server.control.get("/control/v1/stats", headers={"authorization": f"Bearer {token()}"})
     open_paths = [await server.control.get(path) for path in ("/healthz", "/readyz", "/metrics")]

@@ -65,7 +65,7 @@ class Access:
             raise UnauthorizedError("a bearer token is needed")
         try:
             self._verify(token.strip(), self._trust)
-        except (jwt.PyJWTError, KeyError, ValueError, OSError) as error:
+        except (jwt.PyJWTError, KeyError, ValueError, TypeError, OSError) as error:  # TypeError: a key of another kind
             logger.warning("a control call was refused: %s: %s", type(error).__name__, error)
             raise UnauthorizedError("the bearer token is not accepted") from error
 

@@ -8,10 +8,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from fastapi import APIRouter, Depends, FastAPI, Request
+from fastapi import APIRouter, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from bowsprit_engine.errors import ModelError, SpeculatorError, StalePolicyError
 from bowsprit_engine.server import errors
@@ -27,11 +29,30 @@ from bowsprit_policy.wire import (
     TrainingProgress,
 )
 
+OPEN_PATHS = frozenset({"/healthz", "/readyz", "/metrics"})
+
+
+class _Guard:
+    """Asks for the token before a byte of the body is read, at every path but the open ones."""
+
+    def __init__(self, app: ASGIApp, *, access: Access) -> None:
+        self._app = app
+        self._access = access
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"] not in OPEN_PATHS:
+            try:
+                self._access.check(Headers(scope=scope).get("authorization"))
+            except UnauthorizedError as error:
+                await _unauthorized(error)(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
 
 def create_control_app(lifecycle: Lifecycle, *, access: Access, registry: CollectorRegistry) -> FastAPI:
     """The application of a serving engine's control port."""
-    app = _bare_app()
-    calls = _guarded(access)
+    app = _bare_app(access)
+    calls = APIRouter(prefix="/control/v1")
 
     @app.get("/healthz")
     async def healthz() -> Response:
@@ -87,8 +108,8 @@ def create_control_app(lifecycle: Lifecycle, *, access: Access, registry: Collec
 
 def create_progress_app(progress: Callable[[], TrainingProgress], *, access: Access) -> FastAPI:
     """The application of a training pod's control port."""
-    app = _bare_app()
-    calls = _guarded(access)
+    app = _bare_app(access)
+    calls = APIRouter(prefix="/control/v1")
 
     @app.get("/healthz")
     async def healthz() -> Response:
@@ -102,10 +123,10 @@ def create_progress_app(progress: Callable[[], TrainingProgress], *, access: Acc
     return app
 
 
-def _bare_app() -> FastAPI:
+def _bare_app(access: Access) -> FastAPI:
     app = FastAPI(title="Bowsprit control", docs_url=None, redoc_url=None, openapi_url=None)
+    app.add_middleware(_Guard, access=access)
     errors.install(app)
-    app.add_exception_handler(UnauthorizedError, _answer_unauthorized)
     app.add_exception_handler(StalePolicyError, _answer_stale)
     app.add_exception_handler(SpeculatorError, _answer_unusable)
     app.add_exception_handler(ModelError, _answer_unusable)
@@ -113,14 +134,7 @@ def _bare_app() -> FastAPI:
     return app
 
 
-def _guarded(access: Access) -> APIRouter:
-    async def authorised(request: Request) -> None:
-        access.check(request.headers.get("authorization"))
-
-    return APIRouter(prefix="/control/v1", dependencies=[Depends(authorised)])
-
-
-async def _answer_unauthorized(request: Request, error: Exception) -> Response:
+def _unauthorized(error: UnauthorizedError) -> Response:
     body = errors.error_body(str(error), type="authentication_error", code="unauthorized")
     return JSONResponse(body, 401, headers={"www-authenticate": "Bearer"})
 
