@@ -45,14 +45,14 @@ def test_a_long_prompt_is_run_in_chunks(runner: LearnableRunner, monkeypatch: py
 def test_a_run_without_time_for_its_holdout_fails_with_the_numbers(runner: LearnableRunner) -> None:
     """Fewer held-out requests than asked for would be no verdict."""
     chosen = features.choose(split(recorded(runner, 110), min_holdout_requests=40), None)
-    with pytest.raises(WorldError, match=r"0 of 72 requests to judge by and 0 to train on .* 11 of 12 s") as raised:
+    with pytest.raises(WorldError, match=r"0 of 63 requests to judge by and 0 to train on .* 11 of 12 s") as raised:
         features.compute(runner, chosen, deadline=Deadline(elapsed=lambda: 11.0, seconds=12.0))
     assert raised.value.reason == "DeadlineExceeded"
 
 
 def test_every_request_has_one_purpose(runner: LearnableRunner) -> None:
-    """Validation is taken from the training side, never from the holdout."""
+    """Nothing that judges trains, and without a base sample nothing is left out."""
     sides = split(recorded(runner, 200), min_holdout_requests=40)
     chosen = features.choose(sides, None)
-    assert (len(chosen.holdout), len(chosen.validation), len(chosen.train)) == (40, 32, 128)
-    assert set(chosen.train) | set(chosen.validation) == set(sides.train)
+    found = (chosen.train, chosen.validation, chosen.holdout, chosen.base_holdout)
+    assert found == (list(sides.train), list(sides.validation), list(sides.holdout), [])

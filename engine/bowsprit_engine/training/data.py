@@ -18,7 +18,8 @@ from torch import Tensor
 from bowsprit_engine.errors import WorldError
 
 REPLAY_SHARE = 0.2  # of the training requests, from the base sample where there is one
-MIN_TRAIN_REQUESTS = 64
+MIN_TRAIN_REQUESTS = 64  # validation included
+MAX_VALIDATION_REQUESTS = 32
 
 
 class RecordedRequest(Protocol):
@@ -41,9 +42,10 @@ class TokenSequence:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Split:
-    """Requests that train and requests that judge. No prompt is on both sides."""
+    """Requests that train, that choose among trained weights, and that judge. No prompt is in two of them."""
 
     train: tuple[TokenSequence, ...]
+    validation: tuple[TokenSequence, ...]
     holdout: tuple[TokenSequence, ...]
 
 
@@ -72,10 +74,10 @@ def usable(requests: Iterable[RecordedRequest], *, vocab_size: int, max_model_le
 
 
 def split(requests: Sequence[TokenSequence], *, min_holdout_requests: int) -> Split:
-    """Hold out the minimum, choosing whole prompts by the least hash of their tokens.
+    """By the hash of the prompt's tokens: the least ones are held out, the next validate, the others train.
 
-    Traffic that grows only moves prompts from the holdout to training, so an incumbent trained on an earlier part isn't
-    judged on what it was trained on. Raises WorldError NotEnoughRequests when too few are left to train on.
+    Traffic that grows only moves prompts towards training, so an incumbent trained on an earlier part is neither
+    judged nor chosen by what it was trained on. Raises WorldError NotEnoughRequests when too few are left to train on.
     """
     needed = min_holdout_requests + MIN_TRAIN_REQUESTS
     if len(requests) < needed:
@@ -87,19 +89,30 @@ def split(requests: Sequence[TokenSequence], *, min_holdout_requests: int) -> Sp
     by_prompt: dict[tuple[int, ...], list[TokenSequence]] = {}
     for request in requests:
         by_prompt.setdefault(request.prompt_token_ids, []).append(request)
-    holdout: set[TokenSequence] = set()
-    for prompt in sorted(by_prompt, key=_hash_of):
-        if len(holdout) >= min_holdout_requests:
-            break
-        holdout.update(by_prompt[prompt])
-    train = tuple(request for request in requests if request not in holdout)
-    if len(train) < MIN_TRAIN_REQUESTS:
+    in_order = [request for prompt in sorted(by_prompt, key=_hash_of) for request in by_prompt[prompt]]
+    num_holdout = _end_of_prompt(in_order, min_holdout_requests)
+    num_left = len(in_order) - num_holdout
+    if num_left < MIN_TRAIN_REQUESTS:
         raise WorldError(
-            f"{len(train)} requests left to train on, {MIN_TRAIN_REQUESTS} needed: "
+            f"{num_left} requests left to train on, {MIN_TRAIN_REQUESTS} needed: "
             f"{len(requests)} requests have only {len(by_prompt)} different prompts",
             reason="NotEnoughRequests",
         )
-    return Split(train=train, holdout=tuple(request for request in requests if request in holdout))
+    num_validation = min(MAX_VALIDATION_REQUESTS, num_left // 3)
+    train_from = _end_of_prompt(in_order, num_holdout + num_validation)
+    judging = set(in_order[:train_from])
+    return Split(
+        train=tuple(request for request in requests if request not in judging),
+        validation=tuple(in_order[num_holdout:train_from]),
+        holdout=tuple(in_order[:num_holdout]),
+    )
+
+
+def _end_of_prompt(in_order: Sequence[TokenSequence], count: int) -> int:
+    """`count`, or more where that would cut through the requests of one prompt."""
+    while 0 < count < len(in_order) and in_order[count].prompt_token_ids == in_order[count - 1].prompt_token_ids:
+        count += 1
+    return count
 
 
 def with_replay(recent: Sequence[TokenSequence], base: Sequence[TokenSequence]) -> list[TokenSequence]:

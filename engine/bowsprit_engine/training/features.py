@@ -21,7 +21,6 @@ from bowsprit_engine.training.deadline import FEATURES_UNTIL, TRAINING_UNTIL, De
 
 PREFILL_ROWS = 256  # rows of one forward: enough to fill a GEMM, little enough to stay in cache
 MAX_TRAIN_TOKENS = 20_000  # emitted tokens of the newest requests
-VALIDATION_REQUESTS = 32  # of the training side, to choose the best weights
 SELFTEST_ROWS = 128
 
 
@@ -46,15 +45,13 @@ class Features:
 
 
 def choose(split: Split, base: Split | None) -> Chosen:
-    """The newest requests to train on, a fifth of base ones among them; every nth of them validates instead."""
+    """The newest requests to train on, a fifth of base ones among them."""
     train = data.newest(split.train, max_tokens=MAX_TRAIN_TOKENS)
     if base is not None:
         train = data.with_replay(train, base.train)
-    validation = train[:: max(2, len(train) // VALIDATION_REQUESTS)][:VALIDATION_REQUESTS]
-    validates = set(validation)
     return Chosen(
-        train=[request for request in train if request not in validates],
-        validation=validation,
+        train=train,
+        validation=list(split.validation),
         holdout=list(split.holdout),
         base_holdout=list(base.holdout) if base is not None else [],
     )

@@ -37,6 +37,7 @@ MOST_INTERMEDIATE = 512
 MAX_EPOCHS = 6
 ROWS_PER_BATCH = 768
 LEARNING_RATE = 1.5e-3
+WARM_START = 0.3  # of the learning rate, on the parent's weights: at the full one they are forgotten first
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,7 +172,7 @@ def _train(
             unroll=settings.draft_tokens,
             max_epochs=MAX_EPOCHS,
             rows_per_batch=ROWS_PER_BATCH,
-            learning_rate=LEARNING_RATE,
+            learning_rate=LEARNING_RATE * (WARM_START if parent is not None else 1.0),
             deadline=TRAINING_UNTIL * deadline.seconds,
         ),
         clock=deadline.elapsed,
