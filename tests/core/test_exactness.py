@@ -131,6 +131,17 @@ def test_an_oracle_needs_one_step_per_seven_tokens(serve, expected):
     assert (finished.accepted_counts, finished.drafter_names) == ((6,) * 6 + (0,), ("oracle",) * 6 + ("",))
 
 
+@pytest.mark.parametrize("num_prompt_tokens", [1, 16, 17])
+def test_the_first_token_belongs_to_no_decode_step_however_the_prompt_is_cut(serve, num_prompt_tokens):
+    """Chunks are of 16: what is left of 17, and a prompt of one token, is a prompt and no step of decoding."""
+    served = serve(drafters=[NGramDrafter(name="ngram")], speculation_mode=0)
+
+    served.submit("r", [5] * num_prompt_tokens, max_tokens=4).wait()
+
+    (finished,) = served.finished
+    assert (finished.accepted_counts, served.engine.stats().sequence_steps) == ((0, 0, 0), 3)
+
+
 def test_probes_and_tables_change_no_token(serve, expected):
     """In mode auto, with probes, pushed tables and lowering at work, the tokens are the plain engine's."""
     known = expected("sampled")

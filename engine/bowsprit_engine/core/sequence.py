@@ -16,7 +16,7 @@ class LiveSequence:
     """Mutable state of one request. Only the engine's thread touches it.
 
     `token_ids`: the prompt and everything emitted. `num_computed`: leading tokens whose K and V are in the cache.
-    A sequence decodes when exactly its last token is not computed; with more than that it prefills.
+    A sequence decodes when exactly its last token is not computed and was emitted; the prompt's last row prefills.
     """
 
     request: Request
@@ -49,7 +49,7 @@ class LiveSequence:
 
     @property
     def is_decoding(self) -> bool:
-        return len(self.token_ids) - self.num_computed == 1
+        return self.num_emitted > 0 and len(self.token_ids) - self.num_computed == 1
 
     @property
     def num_missing_blocks(self) -> int:
