@@ -93,6 +93,16 @@ def test_before_any_push_only_the_untrained_drafter_drafts_and_less_as_the_batch
     ]
 
 
+@pytest.mark.parametrize(("mode", "draft_tokens"), [("off", 0), (3, 3), (0, 0)])
+def test_off_and_fixed_report_the_caps_that_hold_and_not_the_tables(mode, draft_tokens):
+    """Whoever reads status or metrics sees what steps do; the revision is acknowledged all the same."""
+    policy = executor(mode=mode, table=(row(None, ngram=8),))
+
+    status = policy.status()
+
+    assert (status.revision, status.table) == (1, (row(None, ngram=draft_tokens, head=draft_tokens),))
+
+
 @pytest.mark.parametrize(("mode", "caps"), [("off", {}), (3, {"ngram": 3, "head": 3}), (0, {"ngram": 0, "head": 0})])
 def test_off_and_fixed_take_no_table(mode, caps):
     """A fixed number holds at every batch, without probes."""

@@ -115,8 +115,10 @@ class PolicyExecutor:
         self._lowered: tuple[LoweredDrafter, ...] = ()
 
     def status(self) -> PolicyStatus:
+        """The rows that steps obey: the table's in mode auto, else the one of the mode."""
         table = self._table
-        return PolicyStatus(revision=table.revision, table=table.table, lowered=self._lowered)
+        rows = table.table if self._mode == "auto" else (self._row_of_mode(),)
+        return PolicyStatus(revision=table.revision, table=rows, lowered=self._lowered)
 
     @property
     def revision(self) -> int:
@@ -180,6 +182,10 @@ class PolicyExecutor:
             bucket.lowered.pop(name, None)
             bucket.steps_to_probe = min(bucket.steps_to_probe, SHORTEST_INTERVAL)
         self._publish_lowered()
+
+    def _row_of_mode(self) -> TableRow:
+        draft_tokens = min(self._mode, self._max) if isinstance(self._mode, int) else 0
+        return TableRow(drafters=tuple(DrafterCap(name=name, draft_tokens=draft_tokens) for name in self._names))
 
     def _row(self, batch: int) -> dict[str, int]:
         row = next(row for row in self._table.table if row.max_batch_size is None or batch <= row.max_batch_size)
