@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -14,6 +15,7 @@ from bowsprit_engine.capture import schema
 from bowsprit_engine.capture.intake import Capture
 from bowsprit_engine.capture.reader import read_shards
 from bowsprit_engine.capture.schema import CapturedRequest
+from bowsprit_engine.capture.store import ShardStore
 from bowsprit_engine.capture.writer import ShardWriter, WriterSettings
 from bowsprit_engine.core.request import FinishedRequest, FinishReason
 from bowsprit_engine.errors import WorldError
@@ -158,6 +160,41 @@ def test_a_place_that_cant_be_written_costs_its_requests_and_nothing_else(write:
     assert writer.stats().dropped == {"Unwritable": 1}
     assert writer.tokens_by_outcome() == {"Kept": 8, "Unwritable": 8}
     assert names(blocked) == ["pod-1-000000.parquet"]
+
+
+def test_a_shard_that_is_written_counts_once_though_old_ones_cant_be_deleted(
+    write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Kept, and not Unwritable as well."""
+
+    def refuse(store: ShardStore, name: str) -> None:
+        raise OSError(f"{name}: not permitted")
+
+    monkeypatch.setattr(ShardStore, "delete", refuse)
+    writer = write(max_tokens=0)
+    writer.offer(finished())
+    writer.close()
+    assert writer.tokens_by_outcome() == {"Kept": 8}
+
+
+def test_a_place_that_hangs_doesnt_keep_the_process_from_ending(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even when the queue to it is full."""
+    is_hanging, may_go_on = threading.Event(), threading.Event()
+
+    def hang(store: ShardStore, name: str, content: bytes) -> None:
+        is_hanging.set()
+        may_go_on.wait()
+
+    monkeypatch.setattr(ShardStore, "put", hang)
+    writer = write(flush_requests=1, close_seconds=0.0)
+    writer.offer(finished())
+    assert is_hanging.wait(30)
+    while not writer.stats().dropped:
+        writer.offer(finished())
+    writer.close()
+    shards = writer.stats().shards
+    may_go_on.set()
+    assert shards == 0
 
 
 def test_unreadable_shards_are_reported_and_the_others_are_read(write: Write, tmp_path: Path) -> None:

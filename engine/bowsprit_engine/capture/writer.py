@@ -25,7 +25,6 @@ from bowsprit_policy.wire import CaptureStats
 logger = logging.getLogger(__name__)
 
 MAX_QUEUED = 1024  # requests between the engine and the writer
-_CLOSE_SECONDS = 20.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +38,7 @@ class WriterSettings:
     retention_seconds: float
     flush_seconds: float = 10.0
     flush_requests: int = 64
+    close_seconds: float = 20.0
 
 
 @dataclass(slots=True, kw_only=True)
@@ -106,9 +106,15 @@ class ShardWriter:
 
     def close(self) -> None:
         """Write what is buffered; gives up on a place that hangs."""
-        if self._thread.is_alive():
-            self._queue.put(None)
-            self._thread.join(_CLOSE_SECONDS)
+        if not self._thread.is_alive():
+            return
+        deadline = time.monotonic() + self._settings.close_seconds
+        try:
+            self._queue.put(None, timeout=self._settings.close_seconds)
+        except queue.Full:
+            logger.warning("captured traffic is lost: writing to %s takes too long", self._settings.uri)
+        else:
+            self._thread.join(max(0.0, deadline - time.monotonic()))
 
     def _run(self) -> None:
         buffer: list[CapturedRequest] = []
@@ -134,6 +140,7 @@ class ShardWriter:
         try:
             if buffer:
                 self._write(buffer)
+                buffer = []
             self._make_room()
         except (OSError, ValueError, ModelError) as error:
             if not self._is_failing:
