@@ -13,10 +13,9 @@ from traffic import Answer, Prompt, ask, kept_up
 WORDS = ["anchor", "bowsprit", "capstan", "davit", "ensign", "fender", "gunwale", "halyard", "jib", "keel"]
 
 
-def copying(number: int) -> Prompt:
+def repeating(number: int) -> Prompt:
     """Text that was said before: an n-gram drafter is right nearly always."""
-    words = WORDS[number % len(WORDS) :] + WORDS[: number % len(WORDS)]
-    text = f"Copy this sentence five times, word by word: {' '.join(words)}."
+    text = f"Repeat the word '{WORDS[number % len(WORDS)]}' forty times."
     return Prompt(messages=({"role": "user", "content": text},), max_tokens=96)
 
 
@@ -43,19 +42,19 @@ async def traffic_until_the_table_moves(model: ServedModel, client: openai.Async
 
 
 async def test_a_change_of_workload_moves_the_table(smollm2: ServedModel) -> None:
-    """Copying, then rambling: the drafts get shorter, and the reason says what was measured."""
+    """Repeating, then rambling: the drafts get shorter, and the reason says what was measured."""
     await eventually(lambda: smollm2.kube.get("dpol", smollm2.name), seconds=60, what="the first DraftPolicy")
     async with smollm2.client() as client:
 
         async def request(number: int) -> Answer:
-            return await ask(client, smollm2.name, copying(number))
+            return await ask(client, smollm2.name, repeating(number))
 
         async with kept_up(request, concurrency=2) as answers:
             await eventually(lambda: len(answers) >= 60, seconds=180, what="60 answers")
-        copied = smollm2.policy
+        repeated = smollm2.policy
         moved = await traffic_until_the_table_moves(smollm2, client, rambling)
     spec = moved["spec"]
-    assert spec["table"] != copied["spec"]["table"]
+    assert spec["table"] != repeated["spec"]["table"]
     assert re.search(r"\d+\.\d+", spec["message"])
     decisions = smollm2.resource["status"]["decisions"]
     newest = next(decision for decision in decisions if decision["kind"] == "DraftLength")

@@ -11,14 +11,14 @@ from kube import condition, eventually
 from served_model import CONTROL_PORT, ServedModel
 from traffic import Prompt, ask, ask_streaming
 
-COPYING = ({"role": "user", "content": "Copy this sentence five times: the quick brown fox jumps over the lazy dog."},)
+REPETITIVE = ({"role": "user", "content": "Repeat the word 'anchor' forty times."},)
 STORY = ({"role": "user", "content": "Tell a short story about a sailor and a lighthouse."},)
 
 
 async def test_an_unmodified_client_chats(smollm2: ServedModel) -> None:
     """The answer has text, a finish reason, usage, and vLLM's figures of its speculation."""
     async with smollm2.client() as client:
-        answer = await ask(client, smollm2.name, Prompt(messages=COPYING, max_tokens=48))
+        answer = await ask(client, smollm2.name, Prompt(messages=REPETITIVE, max_tokens=48))
     assert answer.text.strip() != ""
     assert answer.finish_reason in {"stop", "length"}
     assert 0 < answer.tokens <= 48
@@ -27,7 +27,7 @@ async def test_an_unmodified_client_chats(smollm2: ServedModel) -> None:
 
 async def test_a_stream_says_what_the_whole_answer_says(smollm2: ServedModel) -> None:
     """The pieces of a streamed answer are the text of the same request asked at once."""
-    prompt = Prompt(messages=COPYING, max_tokens=48)
+    prompt = Prompt(messages=REPETITIVE, max_tokens=48)
     async with smollm2.client() as client:
         whole = await ask(client, smollm2.name, prompt)
         streamed = await ask_streaming(client, smollm2.name, prompt)
@@ -43,7 +43,7 @@ async def test_the_model_is_listed_by_its_name(smollm2: ServedModel) -> None:
 
 @pytest.mark.parametrize(
     ("temperature", "messages"),
-    [(0.0, COPYING), (0.0, STORY), (0.8, COPYING), (0.8, STORY)],
+    [(0.0, REPETITIVE), (0.0, STORY), (0.8, REPETITIVE), (0.8, STORY)],
     ids=["greedy, repetitive", "greedy, prose", "sampled, repetitive", "sampled, prose"],
 )
 async def test_speculation_changes_no_token(
@@ -60,7 +60,7 @@ async def test_speculation_changes_no_token(
 
 async def test_drafts_are_accepted_where_text_repeats(smollm2: ServedModel) -> None:
     """The equality above would be empty if nothing were drafted."""
-    prompt = Prompt(messages=COPYING, max_tokens=96)
+    prompt = Prompt(messages=REPETITIVE, max_tokens=96)
     async with smollm2.client() as client:
         answer = await ask(client, smollm2.name, prompt)
     assert answer.accepted > 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import pytest_asyncio
 
 from installation import sample
 from kube import Json, Kube, condition, eventually, is_true
@@ -14,7 +15,7 @@ NUM_REQUESTS = 440
 NUM_FRESH = 48
 
 
-@pytest.fixture(scope="module")
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def triggered(smollm2: ServedModel) -> Json:
     """A run that the controller started by itself on a narrow stream, once it has ended."""
     set_training(smollm2, mode="Auto", trigger={"minTokens": "20k"})
@@ -27,7 +28,7 @@ async def triggered(smollm2: ServedModel) -> Json:
     return run
 
 
-@pytest.fixture(scope="module")
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def promoted(triggered: Json, smollm2: ServedModel) -> Json:
     """The revision of that run, loaded by every pod."""
     name = triggered["status"]["revision"]

@@ -26,12 +26,12 @@ def _prompts(messages: Iterable[list[Message]]) -> list[Prompt]:
 
 
 def noise(count: int) -> list[Prompt]:
-    """Answers drawn so hot that the next token is anybody's guess: nothing can be learnt."""
+    """Answers drawn as hot as can be asked for: the next token is nearly anybody's guess, and little can be learnt."""
     return [
         Prompt(
             messages=({"role": "user", "content": f"Say anything at all ({number})."},),
             max_tokens=24,
-            temperature=4.0,
+            temperature=2.0,
             seed=number,
         )
         for number in range(count)

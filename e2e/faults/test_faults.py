@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-import pytest
+import pytest_asyncio
 
 from installation import SYSTEM
 from kube import condition, eventually
@@ -46,7 +46,7 @@ def num_ready(model: ServedModel) -> int:
     return int(model.resource["status"].get("readyReplicas", 0))
 
 
-@pytest.fixture(scope="module")
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def two_pods(smollm2: ServedModel) -> AsyncIterator[ServedModel]:
     smollm2.kube.run("scale", f"smodel/{smollm2.name}", "--replicas=2")
     await eventually(lambda: num_ready(smollm2) == 2 and len(smollm2.pods) == 2, seconds=180, what="two pods")
