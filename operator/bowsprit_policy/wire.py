@@ -164,6 +164,8 @@ class EngineStats(WireModel):
     generation_tokens: int
     sequence_steps: int
     probe_steps: int
+    prefill_steps: int = 0  # steps that carried prompt rows; they are in no cell
+    preemptions: int = 0
     drafters: tuple[DrafterStats, ...]
     cells: tuple[StepCell, ...]
     capture: CaptureStats = CaptureStats()

@@ -33,7 +33,8 @@ async def test_an_engine_that_ended_by_itself_is_not_alive(serve: Serve) -> None
     assert (await server.control.get("/readyz")).status_code == 200
     server.engine.stop()
     assert (await server.control.get("/healthz")).status_code == 503
-    assert (await server.chat()).status_code == 503
+    refused = await server.chat()
+    assert (refused.status_code, refused.json()["error"]["code"]) == (503, "Failed")
 
 
 async def test_stats_and_profile_are_the_contracts_own_values(serve: Serve) -> None:
@@ -127,5 +128,7 @@ async def test_metrics_have_vllms_names_under_the_chosen_prefix(serve: Serve, pr
         f'{prefix}:request_success_total{{engine="0",finished_reason="length",model_name="scripted"}} 1.0',
         f"{prefix}:time_to_first_token_seconds_count{{{common}}} 1.0",
         f"{prefix}:num_requests_running{{{common}}} 0.0",
+        f"{prefix}:prefill_steps_total{{{common}}} 0.0",
+        f"{prefix}:num_preemptions_total{{{common}}} 0.0",
     ):
         assert expected in lines

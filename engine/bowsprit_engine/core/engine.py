@@ -96,7 +96,7 @@ class Engine:
 
     @property
     def is_ready(self) -> bool:
-        """Whether requests are served now: profiled, running, not draining."""
+        """Whether requests are served now: profiled, and its thread runs (until a drain has ended)."""
         return self._ready.is_set() and self._thread.is_alive()
 
     def start(self) -> None:
@@ -149,7 +149,7 @@ class Engine:
         )
 
     def snapshot(self) -> Snapshot:
-        """Counters that metrics export beyond `stats`."""
+        """All the counters, those that `stats` leaves out included."""
         return self._counters.snapshot()
 
     def stats(self) -> EngineStats:
@@ -170,6 +170,8 @@ class Engine:
             generation_tokens=counts.generation_tokens,
             sequence_steps=counts.sequence_steps,
             probe_steps=counts.probe_steps,
+            prefill_steps=counts.prefill_steps,
+            preemptions=counts.preemptions,
             drafters=self.drafters(),
             cells=counts.cells,
         )

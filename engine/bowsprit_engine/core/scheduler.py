@@ -119,7 +119,6 @@ class Scheduler:
     def _preempt_youngest(self) -> LiveSequence:
         sequence = self._running.pop()
         self._release(sequence)
-        sequence.num_preemptions += 1
         self._waiting.appendleft(sequence)
         return sequence
 

@@ -24,7 +24,6 @@ class LiveSequence:
     block_ids: list[int] = field(default_factory=list)
     num_computed: int = 0
     hidden: object | None = None
-    num_preemptions: int = 0
     accepted_counts: list[int] = field(default_factory=list)  # per decode step
     drafter_names: list[str] = field(default_factory=list)  # per decode step, "" where nothing was drafted
     num_draft_tokens: int = 0

@@ -96,6 +96,6 @@ class Lifecycle:
         """Raises UnavailableError, with the reason, unless requests are served now."""
         why = self.why_not_ready()
         if why is not None or self.served is None:
-            reason = "Draining" if self.is_draining else "Starting"
+            reason = "Failed" if self.has_failed else "Draining" if self.is_draining else "Starting"
             raise UnavailableError(f"not ready: {why}", reason=reason)
         return self.served

@@ -61,10 +61,12 @@ class EngineCollector(Collector):
         ):
             yield self._gauge(name, text, [({}, value)])
         for name, text, value in (
-            ("prompt_tokens", "Prompt tokens computed.", stats.prompt_tokens),
+            ("prompt_tokens", "Prompt tokens of the requests taken.", stats.prompt_tokens),
             ("generation_tokens", "Tokens generated.", stats.generation_tokens),
             ("spec_decode_sequence_steps", "Decode steps, one per sequence.", stats.sequence_steps),
             ("spec_decode_probe_steps", "Steps that measured instead of following the table.", stats.probe_steps),
+            ("prefill_steps", "Steps with prompt rows, which step_seconds leaves out.", stats.prefill_steps),
+            ("num_preemptions", "Sequences sent back to the queue for want of KV blocks.", stats.preemptions),
         ):
             yield self._counter(name, text, [({}, value)])
 
