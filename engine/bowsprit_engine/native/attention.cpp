@@ -8,7 +8,7 @@ namespace {
 
 constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
 
-// Scores of `kBlocks` consecutive KV blocks for all queries; kBlocks > 1 only gives few queries enough independent sums.
+// Scores of `kBlocks` consecutive KV blocks for all queries. More than one gives few queries enough independent sums.
 template <int kQueries, int kBlocks>
 void score_blocks(const KvView& kv, int64_t head, const int32_t* block_table, int64_t first_block, const Query* queries,
                   float* scores, int64_t stride) {
@@ -37,12 +37,13 @@ void score_blocks(const KvView& kv, int64_t head, const int32_t* block_table, in
 // Scores to unnormalised weights in place, 0 beyond num_tokens; returns 1 / their sum.
 float soften(float* scores, int64_t num_tokens) {
   Vec highest = splat(kMinusInfinity);
+  const auto width = [&](int64_t j) { return static_cast<int>(std::min<int64_t>(num_tokens - j, kWidth)); };
   for (int64_t j = 0; j < num_tokens; j += kWidth)
-    highest = max(highest, keep_first(load(scores + j), static_cast<int>(std::min<int64_t>(num_tokens - j, kWidth)), kMinusInfinity));
+    highest = max(highest, keep_first(load(scores + j), width(j), kMinusInfinity));
   const Vec top = splat(largest(highest));
   Vec total = zero();
   for (int64_t j = 0; j < num_tokens; j += kWidth) {
-    const Vec weight = keep_first(exponential(sub(load(scores + j), top)), static_cast<int>(std::min<int64_t>(num_tokens - j, kWidth)), 0.0f);
+    const Vec weight = keep_first(exponential(sub(load(scores + j), top)), width(j), 0.0f);
     store(scores + j, weight);
     total = add(total, weight);
   }

@@ -99,21 +99,20 @@ int bowsprit_linear(const PackedArgs* weight, const float* x, int64_t num_rows, 
 #else
     const Act* input = x;
 #endif
-    pool().run([&](const Team& team) { multiply(team, input, num_rows, packed, y, Store::kWrite); });
+    pool().run({product_phase({input, num_rows, packed, y, Store::kWrite}, pool().num_threads())});
     return std::string();
   });
 }
 
 int bowsprit_draw(const DrawArgs* args) {
   return guarded([&] {
-    pool().run([&](const Team& team) {
+    const auto draw_row = [args](int64_t r, int) {
       thread_local std::vector<float> scratch;
-      for (int64_t r = team.id; r < args->num_rows; r += team.size) {
-        const DrawParams params{args->temperature[r], args->top_k[r],  args->top_p[r], args->min_p[r],
-                                static_cast<uint64_t>(args->seeds[r]), static_cast<uint64_t>(args->positions[r])};
-        args->token_ids[r] = draw(args->logits + r * args->vocab_size, args->vocab_size, params, scratch);
-      }
-    });
+      const DrawParams params{args->temperature[r], args->top_k[r], args->top_p[r], args->min_p[r],
+                              static_cast<uint64_t>(args->seeds[r]), static_cast<uint64_t>(args->positions[r])};
+      args->token_ids[r] = draw(args->logits + r * args->vocab_size, args->vocab_size, params, scratch);
+    };
+    pool().run({{args->num_rows, draw_row}});
     return std::string();
   });
 }

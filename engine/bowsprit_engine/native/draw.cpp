@@ -175,12 +175,12 @@ int64_t draw(const float* logits, int64_t vocab_size, const DrawParams& params, 
   if (params.temperature == 0.0f || !std::isfinite(highest)) return likeliest;
 
   const float threshold = filter_threshold(scaled, vocab_size, highest, params);
-  // Noise lies between two bounds, so tokens far below the best sum so far can't win, and their noise isn't computed.
-  float reached = highest + kLowestNoise;
+  // Noise lies between two bounds, so tokens far below the likeliest can't win, and their noise isn't computed.
+  const float least = std::max(threshold, highest + kLowestNoise - kHighestNoise);
   Best best;
   for (int64_t i = 0; i < padded; i += 8) {
     const __m256 values = _mm256_loadu_ps(scaled + i);
-    const __m256 can_win = _mm256_cmp_ps(values, _mm256_set1_ps(std::max(threshold, reached - kHighestNoise)), _CMP_GE_OQ);
+    const __m256 can_win = _mm256_cmp_ps(values, _mm256_set1_ps(least), _CMP_GE_OQ);
     if (_mm256_movemask_ps(can_win) == 0) continue;
     const __m256i token_ids = lanes_from(i);
     const __m256 sums = _mm256_add_ps(values, gumbel(token_ids, params.seed, params.position));

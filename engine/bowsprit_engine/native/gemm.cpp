@@ -1,12 +1,14 @@
 #include "gemm.hpp"
 
 #include <algorithm>
+#include <numeric>
 
 namespace bowsprit {
 namespace {
 
 constexpr int kPrefetchBytes = 1536;              // ahead in each block's stream; hides memory latency on Zen 3 and 5
 constexpr int64_t kStripBytes = 192 * 1024;       // weights that stay in a core's L2 while all row tiles pass over them
+constexpr int64_t kItemsPerThread = 4;  // at least: a thread that is held up leaves its share to the others
 constexpr int64_t kPairElements = 2 * kBlock;
 
 #if defined(__AVX512BF16__)
@@ -197,27 +199,37 @@ void dispatch(int rows, const Act* x, const Packed& weight, int64_t begin, int64
   }
 }
 
+// Blocks per item of a phase: whole tiles, few enough for the weights to stay in L2, enough items to share out.
+int64_t blocks_per_item(const Product& product, int num_threads, int64_t multiple) {
+  const int rows = static_cast<int>(std::min<int64_t>(product.num_rows, kMaxTileRows));
+  const int tile = (tile_vecs(rows) + kVecsPerBlock - 1) / kVecsPerBlock;
+  const int64_t unit = std::lcm<int64_t>(tile, multiple);
+  const int64_t shared = product.weight.blocks() / (kItemsPerThread * num_threads);
+  const int64_t resident = kStripBytes / (product.weight.columns * kBlock * static_cast<int64_t>(sizeof(Bf16)));
+  return std::max<int64_t>(1, std::min(shared, resident) / unit) * unit;
+}
+
 }  // namespace
 
-void multiply(const Team& team, const Act* x, int64_t num_rows, const Packed& weight, float* y, Store how,
-              int64_t blocks_per_item, const OnBlocks* on_blocks) {
-  if (num_rows == 0) return;
-  const int64_t num_items = (weight.blocks() + blocks_per_item - 1) / blocks_per_item;
-  const int64_t first = team.begin(num_items) * blocks_per_item;
-  const int64_t last = std::min(team.end(num_items) * blocks_per_item, weight.blocks());
-  const int64_t in_strip = std::max<int64_t>(1, kStripBytes / (weight.columns * kBlock * 2) / blocks_per_item);
-  const int64_t strip = std::max<int64_t>(in_strip * blocks_per_item, num_rows <= kMaxTileRows ? 24 : 1);
-  const int64_t num_tiles = (num_rows + kMaxTileRows - 1) / kMaxTileRows;
-  for (int64_t begin = first; begin < last; begin += strip) {
-    const int64_t end = std::min(begin + strip, last);
-    for (int64_t t = 0; t < num_tiles; t++) {  // tiles of nearly equal height
-      const int64_t row = num_rows * t / num_tiles;
-      const int rows = static_cast<int>(num_rows * (t + 1) / num_tiles - row);
-      dispatch(rows, x + row * weight.columns, weight, begin * kVecsPerBlock, end * kVecsPerBlock, y + row * weight.rows,
-               how);
-    }
-    if (on_blocks != nullptr) (*on_blocks)(begin, end);
+void multiply(const Product& product, int64_t begin, int64_t end) {
+  const Packed& weight = product.weight;
+  const int64_t num_tiles = (product.num_rows + kMaxTileRows - 1) / kMaxTileRows;
+  for (int64_t t = 0; t < num_tiles; t++) {  // tiles of nearly equal height
+    const int64_t row = product.num_rows * t / num_tiles;
+    const int rows = static_cast<int>(product.num_rows * (t + 1) / num_tiles - row);
+    dispatch(rows, product.x + row * weight.columns, weight, begin * kVecsPerBlock, end * kVecsPerBlock,
+             product.y + row * weight.rows, product.how);
   }
+}
+
+Phase product_phase(const Product& product, int num_threads, int64_t multiple, OnBlocks on_blocks) {
+  if (product.num_rows == 0) return {0, nullptr};
+  const int64_t per_item = blocks_per_item(product, num_threads, multiple), num_blocks = product.weight.blocks();
+  return {(num_blocks + per_item - 1) / per_item, [=](int64_t item, int) {
+            const int64_t begin = item * per_item, end = std::min(begin + per_item, num_blocks);
+            multiply(product, begin, end);
+            if (on_blocks) on_blocks(begin, end);
+          }};
 }
 
 int64_t packed_size(int64_t rows, int64_t columns) { return (rows + kBlock - 1) / kBlock * kBlock * columns; }

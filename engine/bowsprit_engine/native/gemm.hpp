@@ -2,7 +2,7 @@
 //
 // Packed: [ceil(N / 16)][K / 2][16][2], so that one load holds 16 columns' weights of two consecutive k. A row's sum
 // runs over k in ascending order in one accumulator per column, whatever the number of rows in a tile: a row's result
-// is bitwise independent of M, of the row's place, and of the number of threads (which split columns).
+// is bitwise independent of M, of the row's place, and of the threads (which share out columns).
 #pragma once
 
 #include <functional>
@@ -21,12 +21,22 @@ struct Packed {
 
 enum class Store { kWrite, kAdd };  // kAdd: y += x W^T, for residual connections
 
-// Called by the thread that computed them with a range of column blocks whose results lie in y for every row.
-using OnBlocks = std::function<void(int64_t begin_block, int64_t end_block)>;
+struct Product {
+  const Act* x;  // [num_rows, K]
+  int64_t num_rows;
+  Packed weight;
+  float* y;  // [num_rows, N]
+  Store how;
+};
 
-// This thread's share of the columns. `blocks_per_item` blocks are never split between threads. No barrier inside.
-void multiply(const Team& team, const Act* x, int64_t num_rows, const Packed& weight, float* y, Store how,
-              int64_t blocks_per_item = 1, const OnBlocks* on_blocks = nullptr);
+// Columns of blocks [begin, end), for all rows.
+void multiply(const Product& product, int64_t begin, int64_t end);
+
+// What to do with the columns of blocks [begin, end) of every row, by the thread that has just computed them.
+using OnBlocks = std::function<void(int64_t begin, int64_t end)>;
+
+// The whole product as one phase. Items hold a multiple of `multiple` blocks.
+Phase product_phase(const Product& product, int num_threads, int64_t multiple = 1, OnBlocks on_blocks = nullptr);
 
 int64_t packed_size(int64_t rows, int64_t columns);
 void pack(const Bf16* weight, Bf16* packed, int64_t rows, int64_t columns);

@@ -7,8 +7,11 @@
 namespace bowsprit {
 namespace {
 
-constexpr int kSpinsBeforeYield = 400;       // about 10 microseconds, several times a phase's usual imbalance
-constexpr int kYieldsBeforeSleep = 200;      // idle workers only: then they cost nothing until the next step
+// Yielding costs the rest of the time slice, milliseconds on a busy machine. So wait longer than any item takes before
+// concluding that the thread that holds the last one isn't running: about 0.3 ms on Zen 3.
+constexpr int kSpinsBeforeYield = 20000;
+constexpr int kSpinsBeforeSleep = 2000;  // idle workers: then they cost nothing until the next plan
+constexpr int kSpinsForLateWorkers = 400;
 
 int64_t thread_nanoseconds() {
   timespec now;
@@ -23,17 +26,6 @@ void pin_to(int cpu) {
   sched_setaffinity(0, sizeof(set), &set);
 }
 
-template <typename Done>
-void wait_until(Done done) {
-  for (int spin = 0; !done(); spin++) {
-    if (spin < kSpinsBeforeYield) {
-      _mm_pause();
-    } else {
-      sched_yield();
-    }
-  }
-}
-
 std::unique_ptr<Pool>& the_pool() {
   static std::unique_ptr<Pool> instance = std::make_unique<Pool>(1, std::vector<int>{});
   return instance;
@@ -41,17 +33,46 @@ std::unique_ptr<Pool>& the_pool() {
 
 }  // namespace
 
-void Barrier::wait() {
-  const uint32_t phase = phase_.load(std::memory_order_relaxed);
-  if (arrived_.fetch_add(1, std::memory_order_acq_rel) == num_threads_ - 1) {
-    arrived_.store(0, std::memory_order_relaxed);
-    phase_.store(phase + 1, std::memory_order_release);
-    return;
-  }
-  wait_until([&] { return phase_.load(std::memory_order_acquire) != phase; });
-}
+// A plan under way. A worker that comes late finds every item taken, touches nothing of the plan's data, and leaves:
+// so the caller need not wait for it, and the data may be gone by then. The counters live as long as anybody looks.
+struct Pool::Region {
+  struct alignas(64) Progress {
+    std::atomic<int64_t> num_taken{0};
+    alignas(64) std::atomic<int64_t> num_done{0};
+  };
 
-Pool::Pool(int num_threads, const std::vector<int>& cpus) : num_threads_(num_threads), barrier_(num_threads) {
+  explicit Region(std::vector<Phase> plan) : phases(std::move(plan)), progress(new Progress[phases.size()]) {}
+
+  void work(int worker) {
+    const int64_t begin = thread_nanoseconds();
+    for (size_t p = 0; p < phases.size(); p++) {
+      const int64_t num_items = phases[p].num_items;
+      Progress& now = progress[p];
+      if (now.num_done.load(std::memory_order_acquire) == num_items) continue;
+      int64_t item;
+      while ((item = now.num_taken.fetch_add(1, std::memory_order_relaxed)) < num_items) {
+        phases[p].run(item, worker);
+        now.num_done.fetch_add(1, std::memory_order_release);
+      }
+      for (int spin = 0; now.num_done.load(std::memory_order_acquire) < num_items; spin++) {
+        if (spin < kSpinsBeforeYield) {
+          _mm_pause();
+        } else {
+          sched_yield();
+        }
+      }
+    }
+    cpu_nanoseconds.fetch_add(thread_nanoseconds() - begin, std::memory_order_relaxed);
+    num_left.fetch_add(1, std::memory_order_release);
+  }
+
+  const std::vector<Phase> phases;
+  const std::unique_ptr<Progress[]> progress;
+  std::atomic<int64_t> cpu_nanoseconds{0};
+  std::atomic<int> num_left{0};
+};
+
+Pool::Pool(int num_threads, const std::vector<int>& cpus) : num_threads_(num_threads) {
   for (int id = 1; id < num_threads; id++) {
     const int cpu = cpus.empty() ? -1 : cpus[id % cpus.size()];
     workers_.emplace_back([this, id, cpu] { serve(id, cpu); });
@@ -60,50 +81,57 @@ Pool::Pool(int num_threads, const std::vector<int>& cpus) : num_threads_(num_thr
 
 Pool::~Pool() {
   is_stopping_.store(true);
-  region_.fetch_add(1);
-  region_.notify_all();
+  num_regions_.fetch_add(1);
+  num_regions_.notify_all();
   for (std::thread& worker : workers_) worker.join();
+}
+
+std::shared_ptr<Pool::Region> Pool::current() {
+  const std::lock_guard<std::mutex> lock(region_guard_);
+  return region_;
 }
 
 void Pool::serve(int id, int cpu) {
   if (cpu >= 0) pin_to(cpu);
   uint32_t seen = 0;
   while (true) {
-    int spin = 0;
-    uint32_t region;
-    while ((region = region_.load(std::memory_order_acquire)) == seen) {
-      if (++spin < kSpinsBeforeYield) {
+    uint32_t latest;
+    for (int spin = 0; (latest = num_regions_.load(std::memory_order_acquire)) == seen; spin++) {
+      if (spin < kSpinsBeforeSleep) {
         _mm_pause();
-      } else if (spin < kSpinsBeforeYield + kYieldsBeforeSleep) {
-        sched_yield();
       } else {
-        region_.wait(seen, std::memory_order_acquire);
+        num_regions_.wait(seen, std::memory_order_acquire);
       }
     }
-    seen = region;
+    seen = latest;
     if (is_stopping_.load()) return;
-    const int64_t begin = thread_nanoseconds();
-    (*work_)(Team{id, num_threads_, &barrier_});
-    cpu_nanoseconds_.fetch_add(thread_nanoseconds() - begin, std::memory_order_relaxed);
-    num_running_.fetch_sub(1, std::memory_order_release);
+    if (const std::shared_ptr<Region> region = current()) region->work(id);
   }
 }
 
-double Pool::run(const std::function<void(const Team&)>& work) {
+double Pool::run(std::vector<Phase> phases) {
   const int64_t begin = thread_nanoseconds();
   const std::unique_lock<std::mutex> lock(in_use_, std::try_to_lock);
   if (!lock.owns_lock() || num_threads_ == 1) {
-    work(Team{0, 1, nullptr});
+    for (const Phase& phase : phases)
+      for (int64_t item = 0; item < phase.num_items; item++) phase.run(item, 0);
     return static_cast<double>(thread_nanoseconds() - begin) * 1e-9;
   }
-  work_ = &work;
-  cpu_nanoseconds_.store(0, std::memory_order_relaxed);
-  num_running_.store(num_threads_ - 1, std::memory_order_relaxed);
-  region_.fetch_add(1, std::memory_order_release);
-  region_.notify_all();
-  work(Team{0, num_threads_, &barrier_});
-  wait_until([&] { return num_running_.load(std::memory_order_acquire) == 0; });
-  return static_cast<double>(thread_nanoseconds() - begin + cpu_nanoseconds_.load()) * 1e-9;
+  const auto region = std::make_shared<Region>(std::move(phases));
+  {
+    const std::lock_guard<std::mutex> guard(region_guard_);
+    region_ = region;
+  }
+  num_regions_.fetch_add(1, std::memory_order_release);
+  num_regions_.notify_all();
+  region->work(0);
+  // Workers that were in time report within a microsecond. Those that weren't are not waited for: the sum that lacks
+  // them shows that the step was contended.
+  for (int spin = 0; spin < kSpinsForLateWorkers; spin++) {
+    if (region->num_left.load(std::memory_order_acquire) == num_threads_) break;
+    _mm_pause();
+  }
+  return static_cast<double>(region->cpu_nanoseconds.load()) * 1e-9;
 }
 
 Pool& pool() { return *the_pool(); }

@@ -1,7 +1,9 @@
-// The threads that run a step: one persistent pool per process, and the barrier between the phases of a step.
+// The threads that run a step: one persistent pool per process, which works through a plan of phases.
 //
-// A waiting thread spins briefly, then yields, so that it never keeps a processor from the thread that it waits for;
-// between steps idle workers sleep in the kernel.
+// A phase is a number of independent items; the next phase begins when all items are done, not when all threads have
+// come: threads take items one by one, and one that the kernel doesn't run holds nobody up unless it holds an item.
+// On a machine shared with others that is the difference between a step and a step many times as long.
+// A waiting thread spins for a while, then yields; between plans idle workers sleep in the kernel.
 #pragma once
 
 #include <atomic>
@@ -14,29 +16,9 @@
 
 namespace bowsprit {
 
-class Barrier {
- public:
-  explicit Barrier(int num_threads) : num_threads_(num_threads) {}
-  void wait();
-
- private:
-  const int num_threads_;
-  alignas(64) std::atomic<int> arrived_{0};
-  alignas(64) std::atomic<uint32_t> phase_{0};
-};
-
-// One thread's place in a parallel region.
-struct Team {
-  int id;
-  int size;
-  Barrier* barrier;
-
-  void sync() const {
-    if (size > 1) barrier->wait();
-  }
-  // This thread's share of `count` items: [begin(count), end(count)).
-  int64_t begin(int64_t count) const { return count * id / size; }
-  int64_t end(int64_t count) const { return count * (id + 1) / size; }
+struct Phase {
+  int64_t num_items;
+  std::function<void(int64_t item, int worker)> run;  // worker: 0..num_threads - 1, for scratch memory
 };
 
 class Pool {
@@ -49,25 +31,26 @@ class Pool {
 
   int num_threads() const { return num_threads_; }
 
-  // Runs `work` once on every thread, the caller's included, and returns the processor seconds that they took together.
-  // While another thread's region runs, the caller's runs on the caller alone: results don't depend on the team's size.
-  double run(const std::function<void(const Team&)>& work);
+  // Works through the phases in order, the caller's thread included, and returns the processor seconds of all threads
+  // together. While another thread's plan runs, the caller's runs on the caller alone: results don't depend on it.
+  double run(std::vector<Phase> phases);
 
  private:
+  struct Region;
+
   void serve(int id, int cpu);
+  std::shared_ptr<Region> current();
 
   const int num_threads_;
-  Barrier barrier_;
   std::mutex in_use_;
-  const std::function<void(const Team&)>* work_ = nullptr;
+  std::mutex region_guard_;
+  std::shared_ptr<Region> region_;
   std::atomic<bool> is_stopping_{false};
-  alignas(64) std::atomic<uint32_t> region_{0};
-  alignas(64) std::atomic<int> num_running_{0};
-  alignas(64) std::atomic<int64_t> cpu_nanoseconds_{0};
+  alignas(64) std::atomic<uint32_t> num_regions_{0};
   std::vector<std::thread> workers_;
 };
 
-// The process's pool. `configure` replaces it (no region may be running); before the first call it has one thread.
+// The process's pool. `configure` replaces it (no plan may be running); before the first call it has one thread.
 Pool& pool();
 void configure(int num_threads, const std::vector<int>& cpus);
 

@@ -8,6 +8,11 @@
 #include "rotary.hpp"
 
 namespace bowsprit {
+namespace {
+
+constexpr int64_t kRowsPerItem = 4;
+
+}  // namespace
 
 Model::Model(const Shape& shape, const Packed& embedding, const Packed& lm_head, const float* final_norm,
              const float* cos, const float* sin)
@@ -22,6 +27,7 @@ Model::Model(const Shape& shape, const Packed& embedding, const Packed& lm_head,
   const int64_t group = shape.num_heads / shape.num_kv_heads;
   heads_per_pass_ = std::min<int64_t>(group, kMaxQueries);
   rows_per_pass_ = std::max<int64_t>(1, kMaxQueries / group);
+  chunks_per_head_ = (group + heads_per_pass_ - 1) / heads_per_pass_;
 }
 
 void Model::set_kv(Bf16* kv, int64_t num_blocks) {
@@ -53,7 +59,7 @@ std::string Model::fault(const Rows& rows) const {
 double Model::step(const Rows& rows, float* hidden, float* logits) {
   reserve(rows.num_rows);
   plan_attention(rows);
-  return pool().run([&](const Team& team) { run(team, rows, hidden, logits); });
+  return pool().run(plan(rows, hidden, logits));
 }
 
 void Model::reserve(int64_t num_rows) {
@@ -80,81 +86,84 @@ void Model::plan_attention(const Rows& rows) {
   }
 }
 
-void Model::run(const Team& team, const Rows& rows, float* hidden, float* logits) {
-  const int64_t num_rows = rows.num_rows, size = shape_.hidden_size;
+template <typename Function>
+Phase Model::each_row(int64_t num_rows, Function function) {
+  return {(num_rows + kRowsPerItem - 1) / kRowsPerItem, [=](int64_t item, int) {
+            for (int64_t r = item * kRowsPerItem; r < std::min((item + 1) * kRowsPerItem, num_rows); r++) function(r);
+          }};
+}
+
+// Lambdas hold a copy of `rows` and pointers into buffers that stay as they are until the step ends.
+std::vector<Phase> Model::plan(const Rows& rows, float* hidden, float* logits) {
+  const int64_t num_rows = rows.num_rows, size = shape_.hidden_size, inner = shape_.intermediate_size;
   const int64_t kv_layer = num_blocks_ * shape_.num_kv_heads * 2 * kBlock * shape_.head_dim;
-  const OnBlocks activate = [&](int64_t begin, int64_t end) {
-    for (int64_t r = 0; r < num_rows; r++)
-      gated_silu(&gate_up_[r * 2 * shape_.intermediate_size + begin * kBlock], (end - begin) / 2,
-                 &activated_[r * shape_.intermediate_size + begin / 2 * kBlock]);
+  const int64_t num_passes = static_cast<int64_t>(passes_.size()) * shape_.num_kv_heads * chunks_per_head_;
+  const int threads = pool().num_threads();
+  Act *normed = normed_.data(), *attended = attended_.data(), *activated = activated_.data();
+  float *qkv = qkv_.data(), *gate_up = gate_up_.data();
+  const auto normalise = [=, this](const float* weight) {
+    return each_row(num_rows, [=, this](int64_t r) {
+      rms_norm(hidden + r * size, weight, shape_.rms_norm_eps, size, normed + r * size);
+    });
   };
-  for (int64_t r = team.begin(num_rows); r < team.end(num_rows); r++)
+  const OnBlocks activate = [=](int64_t begin, int64_t end) {
+    for (int64_t r = 0; r < num_rows; r++)
+      gated_silu(gate_up + r * 2 * inner + begin * kBlock, (end - begin) / 2,
+                 activated + r * inner + begin / 2 * kBlock);
+  };
+  std::vector<Phase> phases;
+  phases.reserve(8 * shape_.num_layers + 3);
+  phases.push_back(each_row(num_rows, [=, this](int64_t r) {
     unpack_row(embedding_, rows.token_ids[r], hidden + r * size);
-  team.sync();
+  }));
   for (int64_t l = 0; l < shape_.num_layers; l++) {
     const Layer& layer = layers[l];
     const KvView kv{kv_ + l * kv_layer, shape_.num_kv_heads, shape_.head_dim};
-    normalise_all(team, hidden, layer.attention_norm, num_rows, normed_.data());
-    team.sync();
-    multiply(team, normed_.data(), num_rows, layer.qkv, qkv_.data(), Store::kWrite);
-    team.sync();
-    place_keys_and_values(team, rows, kv);
-    team.sync();
-    attend_all(team, rows, kv);
-    team.sync();
-    multiply(team, attended_.data(), num_rows, layer.output, hidden, Store::kAdd);
-    team.sync();
-    normalise_all(team, hidden, layer.mlp_norm, num_rows, normed_.data());
-    team.sync();
-    multiply(team, normed_.data(), num_rows, layer.gate_up, gate_up_.data(), Store::kWrite, 2, &activate);
-    team.sync();
-    multiply(team, activated_.data(), num_rows, layer.down, hidden, Store::kAdd);
-    team.sync();
+    phases.push_back(normalise(layer.attention_norm));
+    phases.push_back(product_phase({normed, num_rows, layer.qkv, qkv, Store::kWrite}, threads));
+    phases.push_back(each_row(num_rows, [=, this](int64_t r) { place_keys_and_values(rows, kv, r); }));
+    phases.push_back({num_passes, [=, this](int64_t item, int worker) { attend_pass(rows, kv, item, worker); }});
+    phases.push_back(product_phase({attended, num_rows, layer.output, hidden, Store::kAdd}, threads));
+    phases.push_back(normalise(layer.mlp_norm));
+    phases.push_back(product_phase({normed, num_rows, layer.gate_up, gate_up, Store::kWrite}, threads, 2, activate));
+    phases.push_back(product_phase({activated, num_rows, layer.down, hidden, Store::kAdd}, threads));
   }
-  for (int64_t i = team.begin(rows.num_logit_rows); i < team.end(rows.num_logit_rows); i++)
-    rms_norm(hidden + rows.logit_rows[i] * size, final_norm_, shape_.rms_norm_eps, size, &normed_[i * size]);
-  team.sync();
-  multiply(team, normed_.data(), rows.num_logit_rows, lm_head_, logits, Store::kWrite);
+  phases.push_back(each_row(rows.num_logit_rows, [=, this](int64_t i) {
+    rms_norm(hidden + rows.logit_rows[i] * size, final_norm_, shape_.rms_norm_eps, size, normed + i * size);
+  }));
+  phases.push_back(product_phase({normed, rows.num_logit_rows, lm_head_, logits, Store::kWrite}, threads));
+  return phases;
 }
 
-void Model::normalise_all(const Team& team, const float* x, const float* weight, int64_t num_rows, Act* out) const {
-  const int64_t size = shape_.hidden_size;
-  for (int64_t r = team.begin(num_rows); r < team.end(num_rows); r++)
-    rms_norm(x + r * size, weight, shape_.rms_norm_eps, size, out + r * size);
-}
-
-void Model::place_keys_and_values(const Team& team, const Rows& rows, const KvView& kv) {
-  const int64_t dim = shape_.head_dim, group = shape_.num_heads / shape_.num_kv_heads, count = rows.num_rows * shape_.num_kv_heads;
+void Model::place_keys_and_values(const Rows& rows, const KvView& kv, int64_t row) {
+  const int64_t dim = shape_.head_dim, group = shape_.num_heads / shape_.num_kv_heads, position = rows.positions[row];
   const float scale = 1.0f / std::sqrt(static_cast<float>(dim));
-  for (int64_t t = team.begin(count); t < team.end(count); t++) {
-    const int64_t r = t / shape_.num_kv_heads, h = t % shape_.num_kv_heads, position = rows.positions[r];
-    const float *cos = cos_ + position * (dim / 2), *sin = sin_ + position * (dim / 2);
-    float* row = &qkv_[r * qkv_width_];
-    for (int64_t q = h * group; q < (h + 1) * group; q++) rotate(row + q * dim, cos, sin, dim, scale);
-    float* key = row + (shape_.num_heads + h) * dim;
+  const float *cos = cos_ + position * (dim / 2), *sin = sin_ + position * (dim / 2);
+  const int32_t block = rows.block_tables[rows.row_sequences[row] * rows.max_blocks + position / kBlock];
+  float* heads = &qkv_[row * qkv_width_];
+  for (int64_t h = 0; h < shape_.num_kv_heads; h++) {
+    for (int64_t q = h * group; q < (h + 1) * group; q++) rotate(heads + q * dim, cos, sin, dim, scale);
+    float* key = heads + (shape_.num_heads + h) * dim;
     rotate(key, cos, sin, dim, 1.0f);
-    const int32_t block = rows.block_tables[rows.row_sequences[r] * rows.max_blocks + position / kBlock];
     write_kv(kv, block, h, static_cast<int>(position % kBlock), key, key + shape_.num_kv_heads * dim);
   }
 }
 
-void Model::attend_all(const Team& team, const Rows& rows, const KvView& kv) {
+void Model::attend_pass(const Rows& rows, const KvView& kv, int64_t item, int worker) {
   const int64_t dim = shape_.head_dim, group = shape_.num_heads / shape_.num_kv_heads;
-  const int64_t chunks = (group + heads_per_pass_ - 1) / heads_per_pass_, per_pass = shape_.num_kv_heads * chunks;
-  const int64_t count = static_cast<int64_t>(passes_.size()) * per_pass;
-  for (int64_t t = team.id; t < count; t += team.size) {
-    const Pass& pass = passes_[t / per_pass];
-    const int64_t h = t % per_pass / chunks, first_head = h * group + t % chunks * heads_per_pass_;
-    const int64_t end_head = std::min(first_head + heads_per_pass_, (h + 1) * group);
-    Query queries[kMaxQueries];
-    int num_queries = 0;
-    for (int64_t r = pass.first_row; r < pass.first_row + pass.num_rows; r++)
-      for (int64_t q = first_head; q < end_head; q++)
-        queries[num_queries++] = {&qkv_[r * qkv_width_ + q * dim], rows.positions[r] + int64_t{1},
-                                  &attended_[(r * shape_.num_heads + q) * dim]};
-    const int32_t* table = rows.block_tables + rows.row_sequences[pass.first_row] * rows.max_blocks;
-    attend(kv, h, table, queries, num_queries, scores_[team.id]);
-  }
+  const int64_t per_pass = shape_.num_kv_heads * chunks_per_head_;
+  const Pass& pass = passes_[item / per_pass];
+  const int64_t h = item % per_pass / chunks_per_head_;
+  const int64_t first_head = h * group + item % chunks_per_head_ * heads_per_pass_;
+  const int64_t end_head = std::min(first_head + heads_per_pass_, (h + 1) * group);
+  Query queries[kMaxQueries];
+  int num_queries = 0;
+  for (int64_t r = pass.first_row; r < pass.first_row + pass.num_rows; r++)
+    for (int64_t q = first_head; q < end_head; q++)
+      queries[num_queries++] = {&qkv_[r * qkv_width_ + q * dim], rows.positions[r] + int64_t{1},
+                                &attended_[(r * shape_.num_heads + q) * dim]};
+  const int32_t* table = rows.block_tables + rows.row_sequences[pass.first_row] * rows.max_blocks;
+  attend(kv, h, table, queries, num_queries, scores_[worker]);
 }
 
 }  // namespace bowsprit

@@ -1,6 +1,6 @@
 // One step of a Llama decoder: rows of tokens in, logits of the wanted rows and every row's last hidden state out.
 //
-// All shapes are run-time values. The whole step is one parallel region; threads meet at a few barriers per layer.
+// All shapes are run-time values. The whole step is one plan of phases, eight per layer, that the pool works through.
 #pragma once
 
 #include <cstdint>
@@ -52,23 +52,25 @@ class Model {
 
   void reserve(int64_t num_rows);
   void plan_attention(const Rows& rows);
-  void run(const Team& team, const Rows& rows, float* hidden, float* logits);
-  void normalise_all(const Team& team, const float* x, const float* weight, int64_t num_rows, Act* out) const;
-  void place_keys_and_values(const Team& team, const Rows& rows, const KvView& kv);
-  void attend_all(const Team& team, const Rows& rows, const KvView& kv);
+  std::vector<Phase> plan(const Rows& rows, float* hidden, float* logits);
+  // fn(row) for every row, a few rows per item.
+  template <typename Function>
+  static Phase each_row(int64_t num_rows, Function function);
+  void place_keys_and_values(const Rows& rows, const KvView& kv, int64_t row);
+  void attend_pass(const Rows& rows, const KvView& kv, int64_t item, int worker);
 
   const Shape shape_;
   const Packed embedding_, lm_head_;
   const float *final_norm_, *cos_, *sin_;
   Bf16* kv_ = nullptr;
   int64_t num_blocks_ = 0;
-  int64_t qkv_width_, heads_per_pass_, rows_per_pass_;
+  int64_t qkv_width_, heads_per_pass_, rows_per_pass_, chunks_per_head_;
 
   int64_t capacity_ = 0;
   std::vector<float> qkv_, gate_up_;
   std::vector<Act> normed_, attended_, activated_;
   std::vector<Pass> passes_;
-  std::vector<std::vector<float>> scores_;  // per thread
+  std::vector<std::vector<float>> scores_;  // per worker
 };
 
 }  // namespace bowsprit
