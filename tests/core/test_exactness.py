@@ -22,6 +22,7 @@ SAMPLINGS = {
         "repetition_penalty": 1.2,
         "logit_bias": {3: 2.0, 7: -100.0},
     },
+    "held back, then stopped": {"temperature": 0.8, "min_tokens": 24, "stop_token_ids": frozenset(range(0, 12))},
     "greedy and penalised": {"temperature": 0.0, "frequency_penalty": 0.9, "repetition_penalty": 1.1},
 }
 
@@ -111,6 +112,25 @@ def test_neighbours_that_come_and_go_change_nothing(serve, expected, sampling):
 
     assert known == {name: answer.wait().token_ids for name, answer in answers.items()}
     assert {FinishReason.LENGTH, FinishReason.ABORT} >= {answer.wait().finish_reason for answer in neighbours}
+
+
+@pytest.mark.parametrize("drafting", ["oracle", "adversary"])
+def test_log_probabilities_and_ends_are_the_plain_engines(serve, expected, drafting):
+    """Of every emitted token, whether it was drafted, refused, the bonus, or the one that ended the answer."""
+
+    def told(served):
+        answers = [
+            served.submit(name, prompt, num_logprobs=3, **sampling_of("held back, then stopped", index)).wait()
+            for index, (name, prompt) in enumerate(PROMPTS.items())
+        ]
+        return [
+            (answer.finish_reason, [entry for output in answer.outputs for entry in output.logprobs])
+            for answer in answers
+        ]
+
+    drafters = drafters_of(drafting, expected("held back, then stopped"))
+
+    assert told(serve(speculation_mode="off")) == told(serve(drafters=drafters, speculation_mode=4))
 
 
 def test_an_oracle_needs_one_step_per_seven_tokens(serve, expected):
