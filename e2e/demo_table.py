@@ -42,4 +42,4 @@ def _caps(mode: Mode, record: Record) -> str:
     rows = record.table.get("table") or [{}]
     caps = {entry["name"]: entry["draftTokens"] for entry in rows[0].get("drafters", [])}
     asked = {name: cap for name, cap in caps.items() if mode is Mode.TRAINED or name == "ngram"}
-    return ", ".join(f"{name} {cap}" for name, cap in asked.items()) or "0"
+    return ", ".join(f"{name} {cap}" for name, cap in asked.items()) or ("0" if record.table else "the engine's own")
