@@ -128,8 +128,8 @@ Model* bowsprit_model_new(const ModelArgs* args) {
                       args->sin);
     for (int64_t l = 0; l < args->shape.num_layers; l++) {
       const LayerArgs& layer = args->layers[l];
-      model->layers[l] = {packed_of(layer.qkv), packed_of(layer.output), packed_of(layer.gate_up), packed_of(layer.down),
-                          layer.attention_norm, layer.mlp_norm};
+      model->layers[l] = {packed_of(layer.qkv),  packed_of(layer.output), packed_of(layer.gate_up),
+                          packed_of(layer.down), layer.attention_norm,    layer.mlp_norm};
     }
     return std::string();
   });
