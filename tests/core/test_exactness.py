@@ -22,7 +22,7 @@ SAMPLINGS = {
         "repetition_penalty": 1.2,
         "logit_bias": {3: 2.0, 7: -100.0},
     },
-    "held back, then stopped": {"temperature": 0.8, "min_tokens": 24, "stop_token_ids": frozenset(range(0, 12))},
+    "held back, then stopped": {"temperature": 0.8, "min_tokens": 24, "stop_token_ids": frozenset({2, 33, 47})},
     "greedy and penalised": {"temperature": 0.0, "frequency_penalty": 0.9, "repetition_penalty": 1.1},
 }
 
