@@ -26,7 +26,7 @@ SERVE_HELP = """Serve a model over OpenAI's API, with speculative decoding.
 
 Every flag is an environment variable too: --max-batch-size is BOWSPRIT_MAX_BATCH_SIZE; the flag wins.
 Health is at :8001/healthz and /readyz, metrics at :8001/metrics. SIGTERM lets running answers finish.
-Speculation never changes an answer: the same seed gives the same text with it and without.
+By the native kernels (CPU) speculation never changes an answer: the same seed gives the same text with and without.
 """
 TRAIN_HELP = """Train a speculator from captured traffic, evaluate it, and write it with its evaluation.
 
