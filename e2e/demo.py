@@ -8,6 +8,7 @@ the trained head was rejected or speculation doesn't pay.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import sys
 import time
@@ -37,6 +38,7 @@ NUM_AFTER = 60
 NUM_COMPARED = 32
 NUM_QUESTIONS = NUM_LEARNT_FROM + NUM_AFTER + NUM_COMPARED
 TRAINING_SECONDS = 420.0
+ADMISSION_SECONDS = 75.0
 DRAFTER = {Mode.PLAIN: None, Mode.UNTRAINED: "ngram", Mode.TRAINED: None}
 
 console = Console(width=None if sys.stdout.isatty() else 110)
@@ -114,6 +116,23 @@ class Traffic:
         self.progress.advance(task)
         return run
 
+    async def until_admitted(self, prompts: list[Prompt]) -> None:
+        """Single requests until the controller's table lets the head draft for them; it may find that it doesn't pay."""
+        task = self.progress.add_task("until the table has seen the head", total=1)
+
+        async def request(number: int) -> Answer:
+            return await self.ask("with the trained head", Mode.TRAINED, prompts[number % len(prompts)])
+
+        def admitted() -> bool:
+            self.record.note_decisions(self.model.resource)
+            rows = (self.model.kube.get("dpol", self.model.name) or {}).get("spec", {}).get("table") or [{}]
+            return any(cap["name"] == "head" and cap["draftTokens"] > 0 for cap in rows[0].get("drafters", []))
+
+        async with kept_up(request, concurrency=1):
+            with contextlib.suppress(TimeoutError):
+                await eventually(admitted, seconds=ADMISSION_SECONDS, what="a table with the head")
+        self.progress.advance(task)
+
     async def side_by_side(self, prompts: list[Prompt], modes: list[Mode]) -> None:
         """Each question once per mode, one request at a time, in turning order: neighbours see the same machine."""
         task = self.progress.add_task("side by side, one request at a time", total=len(prompts) * len(modes))
@@ -147,6 +166,7 @@ async def run(model: ServedModel) -> Record:
         if promoted is not None:
             await eventually(lambda: model.serves(promoted), seconds=90, what=f"{promoted} in the pod")
             await traffic.phase("with the trained head", Mode.TRAINED, after)
+            await traffic.until_admitted(after)
         modes = [mode for mode in Mode if mode is not Mode.TRAINED or promoted is not None]
         await traffic.side_by_side(compared, modes)
     record.note_decisions(model.resource)
