@@ -117,7 +117,7 @@ class Traffic:
         return run
 
     async def until_admitted(self, prompts: list[Prompt]) -> None:
-        """Single requests until the controller's table lets the head draft for them; it may find that it doesn't pay."""
+        """Single requests until the table lets the head draft for them; the controller may find that it doesn't pay."""
         task = self.progress.add_task("until the table has seen the head", total=1)
 
         async def request(number: int) -> Answer:
