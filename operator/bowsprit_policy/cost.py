@@ -1,8 +1,9 @@
 """What a step costs: whole-step seconds per (batch, rows, context) bucket, profiled at start-up and measured since.
 
 Keeps the drafting apart from the rest of a step, since drafters are priced by what they would draft. Steps that were
-contended are never in a cell's sums (the engine leaves them out), and a tick that is mostly contended is left out as
-a whole. Refuses to know acceptance. The curve through these figures is in step_times.py.
+contended are never in a cell's sums (the engine leaves them out); the quiet steps of a contended tick do teach, else a
+machine that is always shared would never adapt. Refuses to know acceptance. The curve through these figures is in
+step_times.py.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from bowsprit_policy.wire import DrafterType, Profile, StepCell
 HALF_LIFE_STEPS = 2000.0
 # A cell with less counts as not measured: one odd step must not outvote the profile.
 MIN_MEASURED_STEPS = 8.0
-# Share of contended steps above which a tick says nothing about cost.
+# Share of contended steps above which a tick holds the table and prices no drafting.
 MOSTLY_CONTENDED = 0.5
 # Before drafting was ever timed. Head: share of a one-row step per drafted token; n-gram look-up is nearly free.
 PRIOR_DRAFT_SHARE = {DrafterType.NGRAM: 0.002, DrafterType.HEAD: 0.04}
@@ -69,23 +70,21 @@ def is_mostly_contended(delta: CounterDelta) -> bool:
 
 
 def profiled(profiles: Sequence[Profile]) -> tuple[StepCell, ...]:
-    """One profile of the fleet. Cells without a clean step are left out."""
-    cells: dict[CellKey, StepCell] = {}
-    for profile in profiles:
-        for cell in profile.cells:
-            if (
-                cell.steps > 0
-                and cell.seconds > 0
-                and cell.contended <= MOSTLY_CONTENDED * (cell.steps + cell.contended)
-            ):
-                cells[key(cell)] = merged(cells[key(cell)], cell) if key(cell) in cells else cell
+    """One profile of the fleet. A cell without a quiet sample anywhere is the fastest of its contended ones."""
+    quiet: dict[CellKey, StepCell] = {}
+    stand_ins: dict[CellKey, StepCell] = {}
+    for cell in (cell for profile in profiles for cell in profile.cells if cell.seconds > 0):
+        at = key(cell)
+        if cell.steps > 0:
+            quiet[at] = merged(quiet[at], cell) if at in quiet else cell
+        elif at not in stand_ins or cell.seconds < stand_ins[at].seconds:
+            stand_ins[at] = cell.model_copy(update={"steps": 1})
+    cells = stand_ins | quiet
     return tuple(cells[at] for at in sorted(cells))
 
 
 def update(state: CostState, delta: CounterDelta, *, half_life: float = HALF_LIFE_STEPS) -> CostState:
-    """Take in an interval's steps and drafting."""
-    if is_mostly_contended(delta):
-        return state
+    """Take in an interval's quiet steps, and its drafting where most steps were quiet: that isn't timed apart."""
     cells = {(cell.batch, cell.rows, cell.context): cell for cell in state.measured}
     drafting_of = _drafting_seconds_per_cell(delta)
     for cell in delta.cells:
@@ -95,7 +94,7 @@ def update(state: CostState, delta: CounterDelta, *, half_life: float = HALF_LIF
     return CostState(
         profile=state.profile,
         measured=tuple(cells[at] for at in sorted(cells)),
-        drafting=_drafting(state.drafting, delta),
+        drafting=state.drafting if is_mostly_contended(delta) else _drafting(state.drafting, delta),
     )
 
 
@@ -147,11 +146,11 @@ def _taken_in(old: MeasuredCell | None, new: StepCell, drafting: float, half_lif
 
 
 def _drafting_seconds_per_cell(delta: CounterDelta) -> dict[CellKey, float]:
-    """The interval's drafting time, spread over its cells by their draft rows."""
-    rows = {key(cell): max(0, cell.rows - cell.batch) * cell.steps for cell in delta.cells}
-    all_rows = sum(rows.values())
+    """The interval's drafting time, spread over all steps by their draft rows; of it what the quiet steps took."""
+    drafted = {key(cell): max(0, cell.rows - cell.batch) for cell in delta.cells}
+    all_rows = sum(drafted[key(cell)] * (cell.steps + cell.contended) for cell in delta.cells)
     seconds = sum(drafter.draft_seconds for drafter in delta.drafters)
-    return {at: seconds * n / all_rows for at, n in rows.items()} if all_rows else {}
+    return {key(cell): seconds * drafted[key(cell)] * cell.steps / all_rows for cell in delta.cells} if all_rows else {}
 
 
 def _drafting(costs: Sequence[DraftingCost], delta: CounterDelta) -> tuple[DraftingCost, ...]:

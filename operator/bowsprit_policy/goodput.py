@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 
-from bowsprit_policy.cost import CostState, is_mostly_contended
+from bowsprit_policy.cost import CostState
 from bowsprit_policy.counters import CounterDelta
 
 HALF_LIFE_STEPS = 2000.0
@@ -65,7 +65,7 @@ def update(state: GoodputState, delta: CounterDelta) -> GoodputState:
         reached = [a + b for a, b in zip_longest(reached, drafter.reached, fillvalue=0.0)]
         matched = [a + b for a, b in zip_longest(matched, drafter.matched, fillvalue=0.0)]
     return GoodputState(
-        buckets=state.buckets if is_mostly_contended(delta) else _buckets(state.buckets, delta),
+        buckets=_buckets(state.buckets, delta),
         sequence_steps=state.sequence_steps * keep + delta.sequence_steps,
         drafted=state.drafted * keep + sum(drafter.drafted_tokens for drafter in delta.drafters),
         accepted=state.accepted * keep + sum(drafter.accepted_tokens for drafter in delta.drafters),

@@ -126,7 +126,10 @@ class StepCell(WireModel):
 
 
 class Profile(WireModel):
-    """Step times measured at start-up on this accelerator, seconds per step, before any traffic."""
+    """Step times measured at start-up on this accelerator, before any traffic.
+
+    A cell with `steps` 0 had contended samples only: its `seconds` are those of the fastest of them.
+    """
 
     accelerator: str
     model_digest: str

@@ -58,6 +58,7 @@ class SimulatedService:
     seed: int = 1
     steps_per_tick: int = 300
     contended_share: float = 0.0
+    has_profile: bool = True
     boot_id: str = "boot-1"
     uptime: float = 0.0
     num_steps: int = 0
@@ -223,7 +224,13 @@ def loop(
     steps = []
     for _ in range(ticks):
         service.run(state.table)
-        observation = Observation(pods=(PodObservation(uid="pod-1", stats=service.stats(), profile=service.profile),))
+        observation = Observation(
+            pods=(
+                PodObservation(
+                    uid="pod-1", stats=service.stats(), profile=service.profile if service.has_profile else None
+                ),
+            )
+        )
         steps.append(control.step(state, observation, settings, service.num_steps * 0.05))
         state = steps[-1].state
     return steps

@@ -95,14 +95,29 @@ def test_a_pod_restart_is_no_change_of_workload() -> None:
     assert after[-1].summary.acceptance_length == pytest.approx(before[-1].summary.acceptance_length, rel=0.05)
 
 
-def test_a_contended_machine_holds_the_table_at_first_and_never_teaches_a_step_time() -> None:
+def test_a_contended_machine_holds_the_table_at_first() -> None:
     """On shared cores the same step takes up to a hundred times longer; that says nothing about K."""
     service = SimulatedService(drafters=[head(0.7)], step_seconds=memory_bound)
     quiet = loop(service, 10)
-    service.contended_share, service.step_seconds = 0.9, lambda batch, rows: 1.0
+    service.contended_share, service.step_seconds = 0.9, lambda batch, rows: 0.010 * rows
     noisy = loop(service, 4, state=quiet[-1].state)
-    assert noisy[-1].state.cost == quiet[-1].state.cost
     assert reasons(noisy) == []
+
+
+def test_a_machine_that_is_always_contended_adapts_by_its_quiet_steps() -> None:
+    """Nine steps of ten say nothing from the first tick on; a drafter that was worth nothing and then is, is found."""
+    service = SimulatedService(drafters=[head(0.05)], step_seconds=memory_bound, contended_share=0.9)
+    poor = loop(service, 20)
+    service.drafters = [head(0.7)]
+    good = loop(service, 40, state=poor[-1].state)
+    assert caps(poor, 1)["head"] <= 1
+    assert caps(good, 1)["head"] >= 4
+
+
+def test_without_a_profile_the_first_quiet_steps_give_the_first_table() -> None:
+    """The start-up profile found no quiet moment, and most steps are contended: there is a table all the same."""
+    service = SimulatedService(drafters=[head(0.7)], step_seconds=memory_bound, contended_share=0.9, has_profile=False)
+    assert reasons(loop(service, 4))[0] == "FirstTable"
 
 
 def test_noise_alone_switches_nothing() -> None:

@@ -64,16 +64,26 @@ def test_without_any_figure_the_curve_is_unknown() -> None:
     assert not StepTimes(cost=CostState()).is_known
 
 
-def test_a_mostly_contended_tick_is_left_out() -> None:
-    """On shared cores the same step takes up to a hundred times longer."""
-    state = measured(profiled(*TWO), step_cell(rows=5, milliseconds=900, steps=40, contended=60))
-    assert milliseconds(state, rows=5) == 14
+def test_the_quiet_steps_of_a_contended_tick_teach() -> None:
+    """On a machine that is always shared there are no others, and the contended ones are not in their sums."""
+    state = measured(profiled(*TWO), step_cell(rows=5, milliseconds=16, steps=40, contended=60))
+    assert milliseconds(state, rows=5) == pytest.approx(16)
 
 
-def test_a_mostly_contended_profile_cell_is_left_out() -> None:
-    """The profile was measured beside something else at that moment."""
-    state = profiled(*TWO, step_cell(rows=3, milliseconds=500, steps=1, contended=9))
+def test_a_profile_cell_with_a_quiet_sample_beats_the_stand_in_of_another_pod() -> None:
+    """One pod was profiled beside something else."""
+    state = profiled(*TWO, step_cell(rows=3, milliseconds=12, steps=1), _stand_in(rows=3, milliseconds=500))
     assert milliseconds(state, rows=3) == 12
+
+
+def test_a_profile_of_contended_samples_only_is_better_than_none() -> None:
+    """The fastest of them stands in until quiet steps are measured."""
+    state = profiled(_stand_in(rows=1, milliseconds=13), _stand_in(rows=5, milliseconds=19))
+    assert milliseconds(state, rows=5) == 19
+
+
+def _stand_in(*, rows: int, milliseconds: float) -> StepCell:
+    return step_cell(rows=rows, milliseconds=milliseconds, steps=1, contended=10).model_copy(update={"steps": 0})
 
 
 def test_steps_are_read_in_the_context_lengths_that_the_traffic_has() -> None:

@@ -1,7 +1,9 @@
 """Step times before any traffic: what this model on this accelerator takes for the buckets that the engine will run.
 
 Decides which cells to time, within a bound of seconds, and keeps the result under the cache directory by accelerator,
-model digest and dtype. Refuses to judge by a contended sample. Knows nothing of drafters and requests.
+model digest and dtype. A contended sample is never mixed with quiet ones: where there are only such, the fastest of
+them stands in, marked by its count of contended samples, until a quiet one is had. Knows nothing of drafters and
+requests.
 """
 
 from __future__ import annotations
@@ -46,7 +48,7 @@ def load_or_measure(
     """
     path = _path(runner, model_digest)
     stored = _read(path)
-    known = stored.cells if stored is not None else ()
+    known = tuple(cell for cell in stored.cells if not _stands_in(cell)) if stored is not None else ()
     measured = {(cell.batch, cell.rows) for cell in known}
     missing = [shape for shape in dict.fromkeys(_grid(max_batch_size, draft_tokens_max)) if shape not in measured]
     cells = tuple(_measure(runner, missing, kv_blocks=kv_blocks))
@@ -77,24 +79,26 @@ def _measure(runner: Runner, grid: list[tuple[int, int]], *, kv_blocks: int) -> 
         if time.perf_counter() > deadline:
             return
         _timed(runner, step)
-        samples: list[float] = []
-        num_contended = 0
-        while len(samples) < SAMPLES and num_contended < MOST_CONTENDED and time.perf_counter() < deadline:
+        quiet: list[float] = []
+        contended: list[float] = []
+        while len(quiet) < SAMPLES and len(contended) < MOST_CONTENDED and time.perf_counter() < deadline:
             seconds, is_contended = _timed(runner, step)
-            if is_contended:
-                num_contended += 1
-            else:
-                samples.append(seconds)
-        if samples:
+            (contended if is_contended else quiet).append(seconds)
+        if quiet or contended:
             yield StepCell(
                 batch=batch,
                 rows=rows,
                 context=context_bucket(CONTEXT),
-                steps=1,
-                seconds=statistics.median(samples),
-                tokens=batch,
-                contended=num_contended,
+                steps=len(quiet),
+                seconds=statistics.median(quiet) * len(quiet) if quiet else min(contended),
+                tokens=batch * len(quiet),
+                contended=len(contended),
             )
+
+
+def _stands_in(cell: StepCell) -> bool:
+    """Is this cell the fastest of contended samples, for want of a quiet one?"""
+    return cell.steps == 0
 
 
 def _timed(runner: Runner, step: StepBatch) -> tuple[float, bool]:
