@@ -140,6 +140,25 @@ def test_a_step_that_raises_ends_its_requests_and_the_engine_goes_on(serve, capl
     assert "a step failed" in caplog.text
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_an_engine_whose_every_step_fails_ends_and_answers_everybody(serve):
+    """A device that is gone stays gone: the pod must end and be replaced, not answer errors for ever."""
+    runner = FakeRunner()
+    served = serve(runner=runner)
+
+    def fail(_):
+        raise OSError("the device is gone")
+
+    runner.before_forward = fail
+    reasons = [served.submit(f"{i}", PROMPT, max_tokens=5).wait().finish_reason for i in range(16)]
+    served.engine.stop()
+
+    assert reasons == [FinishReason.ERROR] * 16
+    assert not served.engine.is_ready
+    with pytest.raises(WorldError, match="takes no more requests"):
+        served.submit("late", PROMPT, max_tokens=5)
+
+
 def test_a_drafter_that_raises_is_broken_and_serving_goes_on(serve):
     """Its request is answered plainly; stats say what it raised."""
 

@@ -38,7 +38,7 @@ class WriterSettings:
     retention_seconds: float
     flush_seconds: float = 10.0
     flush_requests: int = 64
-    close_seconds: float = 20.0
+    close_seconds: float = 8.0
 
 
 @dataclass(slots=True, kw_only=True)

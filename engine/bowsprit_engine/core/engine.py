@@ -40,6 +40,8 @@ from bowsprit_policy.wire import (
 logger = logging.getLogger(__name__)
 
 SWAP_TIMEOUT_SECONDS = 60.0
+# One bad request must not end a pod, even when its client retries; a device that is gone fails every step.
+MAX_FAILED_STEPS_IN_A_ROW = 16
 
 __all__ = ["Engine", "EngineSettings", "StalePolicyError"]
 
@@ -91,6 +93,7 @@ class Engine:
             on_finished=on_finished,
         )
         self._inbox = Inbox()
+        self._num_failed_in_a_row = 0
         self._ready = threading.Event()
         self._thread = threading.Thread(target=self._run, name="bowsprit-engine", daemon=True)
 
@@ -271,8 +274,13 @@ class Engine:
         try:
             self._stepper.step()
         except Exception as error:
-            logger.exception("a step failed; its %d requests end, the engine goes on", self._scheduler.num_running)
+            self._num_failed_in_a_row += 1
+            logger.exception("a step failed; its %d requests end", self._scheduler.num_running)
             self._stepper.fail_running(f"the step failed: {type(error).__name__}: {error}")
+            if self._num_failed_in_a_row >= MAX_FAILED_STEPS_IN_A_ROW:
+                raise
+        else:
+            self._num_failed_in_a_row = 0
 
     def _close(self) -> None:
         """Nobody may wait for ever: end whatever is left, and answer what came last."""
