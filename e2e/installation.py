@@ -99,6 +99,7 @@ def sample(namespace: str, *, name: str = "smollm2", **changes: Any) -> Json:
     """The CPU sample of manifests/samples with some of its spec's fields exchanged (nested by "__")."""
     manifest: Json = yaml.safe_load(SAMPLE.read_text())
     manifest["metadata"] = {"name": name, "namespace": namespace}
+    manifest["spec"]["model"]["servedName"] = name
     manifest["spec"]["engine"]["podAnnotations"] = {SOURCE: source_hash(ENGINE_SOURCES)}
     for path, value in changes.items():
         *parents, last = path.split("__")
