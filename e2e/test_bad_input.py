@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -70,6 +71,10 @@ def test_a_revision_never_changes(kube: Kube) -> None:
     kube.delete("srev", "nobodys-head-1")
 
 
+def is_stalled(kube: Kube, name: str) -> bool:
+    return is_true(kube.get("smodel", name), "Stalled")
+
+
 async def test_a_missing_or_corrupt_model_stalls_with_path_and_cause(kube: Kube) -> None:
     """Ready never comes; Stalled says which file and what is wrong with it."""
     broken = kube.cluster.places.volumes / kube.namespace / MODEL_CLAIM / "broken.gguf"
@@ -79,9 +84,7 @@ async def test_a_missing_or_corrupt_model_stalls_with_path_and_cause(kube: Kube)
     for name, file in wanted.items():
         kube.apply(sample(kube.namespace, name=name, model__uri=f"pvc://{MODEL_CLAIM}/{file}", engine__resources={}))
     for name, file in wanted.items():
-        await eventually(
-            lambda name=name: is_true(kube.get("smodel", name), "Stalled"), seconds=120, what=f"Stalled of {name}"
-        )
+        await eventually(partial(is_stalled, kube, name), seconds=120, what=f"Stalled of {name}")
         found = kube.read("smodel", name)
         stalled, ready = condition(found, "Stalled"), condition(found, "Ready")
         assert f"{MODEL_CLAIM}/{file}" in stalled["message"]

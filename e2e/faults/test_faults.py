@@ -100,9 +100,14 @@ async def test_killing_one_pod_disturbs_no_other(two_pods: ServedModel) -> None:
 
 
 async def test_requests_do_not_notice_a_restart_of_the_api_server(two_pods: ServedModel) -> None:
-    """Engines need no Kubernetes to serve; afterwards the operator obeys again."""
+    """It is killed and started again. Engines need no Kubernetes to serve; afterwards the operator obeys again."""
+    cluster = two_pods.kube.cluster
+    api = cluster.api
+    assert api is not None
     async with streams(two_pods.url, two_pods.name) as answers:
-        two_pods.kube.cluster.restart("kube-apiserver")
+        cluster.kill("kube-apiserver")
+        await eventually(lambda: not api.is_ready(), seconds=10, what="the end of the API server")
+        await eventually(api.is_ready, seconds=60, what="the API server again")
     assert [answer.error for answer in answers if answer.error is not None] == []
     generation = two_pods.resource["metadata"]["generation"]
     two_pods.kube.run("scale", f"smodel/{two_pods.name}", "--replicas=1")
