@@ -77,5 +77,10 @@ def capture_folder(model: ServedModel) -> Path:
 
 def set_training(model: ServedModel, **training: Any) -> None:
     """Change spec.training as a user would."""
-    patch = json.dumps({"spec": {"training": training}})
+    set_spec(model, training=training)
+
+
+def set_spec(model: ServedModel, **spec: Any) -> None:
+    """Change parts of the spec as a user would."""
+    patch = json.dumps({"spec": spec})
     model.kube.run("patch", "smodel", model.name, "--type=merge", f"--patch={patch}")
