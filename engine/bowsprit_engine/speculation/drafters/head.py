@@ -71,10 +71,12 @@ def _has_native() -> bool:
 
 
 def serving_head(head: RecurrentHead, draft_token_ids: Tensor, runner: Runner, *, revision: str) -> ServingHead:
-    """Fold, pack and tabulate."""
+    """Fold, pack and tabulate, on the target's device."""
+    device = runner.final_norm_weight().device
+    head, draft_token_ids = head.to(device), draft_token_ids.to(device)
     with torch.no_grad():
-        draft_index = torch.full((runner.config.vocab_size,), -1, dtype=torch.int64)
-        draft_index[draft_token_ids] = torch.arange(draft_token_ids.numel())
+        draft_index = torch.full((runner.config.vocab_size,), -1, dtype=torch.int64, device=device)
+        draft_index[draft_token_ids] = torch.arange(draft_token_ids.numel(), device=device)
         return ServingHead(
             revision=revision,
             eps=head.shape.rms_norm_eps,
@@ -165,8 +167,9 @@ def draft_tokens(
     head: ServingHead, contexts: Sequence[DraftContext], *, embed: Callable[[Tensor], Tensor]
 ) -> list[list[int]]:
     """As many tokens per context as the longest wanted draft. Every context has `hidden`."""
-    last_tokens = torch.tensor([context.token_ids[-1] for context in contexts])
-    hidden = torch.stack([cast("Tensor", context.hidden) for context in contexts])
+    device = head.token_table.device
+    last_tokens = torch.tensor([context.token_ids[-1] for context in contexts], device=device)
+    hidden = torch.stack([cast("Tensor", context.hidden) for context in contexts]).to(device)
     state = norm(hidden, head.eps)
     token_part = _token_part(head, last_tokens, embed)
     steps: list[Tensor] = []
@@ -227,12 +230,12 @@ def _draw(
     if not noisy:
         return drawn
     values, candidates = logits[noisy].topk(min(NOISY_CANDIDATES, logits.shape[-1]), dim=-1)
-    temperatures = torch.tensor([contexts[index].temperature for index in noisy])
+    temperatures = torch.tensor([contexts[index].temperature for index in noisy], device=logits.device)
     noise = gumbel_of(
         seeds=[contexts[index].seed for index in noisy],
         positions=[len(contexts[index].token_ids) + step for index in noisy],
-        token_ids=head.draft_token_ids[candidates].numpy(),
+        token_ids=head.draft_token_ids[candidates].cpu().numpy(),
     )
-    best = (values / temperatures[:, None] + torch.from_numpy(noise)).argmax(dim=-1)
-    drawn[noisy] = candidates[torch.arange(len(noisy)), best]
+    best = (values / temperatures[:, None] + torch.from_numpy(noise).to(logits.device)).argmax(dim=-1, keepdim=True)
+    drawn[noisy] = candidates.gather(1, best)[:, 0]
     return drawn
