@@ -15,7 +15,15 @@ import time
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+)
 
 from cluster import build
 from cluster.driver import Cluster
@@ -37,7 +45,8 @@ NUM_LEARNT_FROM = 440
 NUM_AFTER = 60
 NUM_COMPARED = 32
 NUM_QUESTIONS = NUM_LEARNT_FROM + NUM_AFTER + NUM_COMPARED
-TRAINING_SECONDS = 420.0
+TRAINING_SECONDS = 900.0
+PAUSE_SECONDS = 2.0
 ADMISSION_SECONDS = 75.0
 DRAFTER = {Mode.PLAIN: None, Mode.UNTRAINED: "ngram", Mode.TRAINED: None}
 
@@ -65,9 +74,15 @@ class Traffic:
         self.record = record
         self.progress = progress
 
+    def _task(self, name: str, *, total: int) -> TaskID:
+        """A bar of the progress display; where that can't move (a log), a line."""
+        if not console.is_terminal:
+            console.print(f"  {name} …")
+        return self.progress.add_task(name, total=total)
+
     async def phase(self, name: str, mode: Mode, prompts: list[Prompt]) -> None:
         """All of them, CONCURRENCY at a time."""
-        task = self.progress.add_task(name, total=len(prompts))
+        task = self._task(name, total=len(prompts))
         waiting = iter(prompts)
 
         async def worker() -> None:
@@ -92,9 +107,11 @@ class Traffic:
 
     async def until_trained(self, prompts: list[Prompt]) -> Json | None:
         """A little traffic goes on until the run has ended; the run, None if none began."""
-        task = self.progress.add_task("training on that traffic, serving on", total=1)
+        task = self._task("training on that traffic, serving on", total=1)
 
         async def request(number: int) -> Answer:
+            # Between two questions people read: two busy cores would leave the run next to nothing.
+            await asyncio.sleep(PAUSE_SECONDS)
             prompt = prompts[number % len(prompts)].at(temperature=0.8, seed=number)
             return await self.ask("while training", Mode.UNTRAINED, prompt)
 
@@ -118,7 +135,7 @@ class Traffic:
 
     async def until_admitted(self, prompts: list[Prompt]) -> None:
         """Single requests until the table lets the head draft for them; the controller may find that it doesn't pay."""
-        task = self.progress.add_task("until the table has seen the head", total=1)
+        task = self._task("until the table has seen the head", total=1)
 
         async def request(number: int) -> Answer:
             return await self.ask("with the trained head", Mode.TRAINED, prompts[number % len(prompts)])
@@ -135,7 +152,7 @@ class Traffic:
 
     async def side_by_side(self, prompts: list[Prompt], modes: list[Mode]) -> None:
         """Each question once per mode, one request at a time, in turning order: neighbours see the same machine."""
-        task = self.progress.add_task("side by side, one request at a time", total=len(prompts) * len(modes))
+        task = self._task("side by side, one request at a time", total=len(prompts) * len(modes))
         for index, prompt in enumerate(prompts):
             turn = index % len(modes)
             texts = set()
