@@ -30,6 +30,7 @@ from bowsprit_operator.world.cluster import Cluster, ConflictError, RefusedError
 from bowsprit_operator.world.engines import EngineCallError, Engines
 from bowsprit_policy import gate
 from bowsprit_policy.decision import Decision
+from bowsprit_policy.gate import GateInputs
 from bowsprit_policy.observation import PromotionMode
 from bowsprit_policy.wire import TrainingPhase, TrainingResult
 
@@ -178,12 +179,13 @@ class TrainingRuns:
 
     async def _conclude(self, run: _Run, result: TrainingResult, *, revision: str) -> tuple[Decision, ...]:
         """Revision, then its conditions, then the run's end: cut short anywhere, the same is done again."""
-        judgement = gate.judge(
-            result.evaluation,
+        inputs = GateInputs(
+            evaluation=result.evaluation,
             min_gain=run.model.spec.promotion.min_gain,
             candidate_model_digest=result.model_digest,
             serving_model_digest=run.model_digest,
         )
+        judgement = gate.decide(inputs)
         drafter = run.training.spec.drafter
         number = names.revision_number(revision, model_name=run.model.name, drafter=drafter)
         if number is None:
@@ -214,10 +216,7 @@ class TrainingRuns:
         if ended is not TrainingOutcome.REJECTED:
             return ()
         incumbent = None if run.incumbent is None else run.incumbent.name
-        evaluation = None if result.evaluation is None else result.evaluation.model_dump(mode="json")
-        return (
-            verdict.rejection(judgement, revision=revision, incumbent=incumbent, evaluation=evaluation, now=run.now),
-        )
+        return (gate.rejection(inputs, judgement, candidate=revision, incumbent=incumbent, now=run.now),)
 
     async def _keep(self, revision: SpeculatorRevision) -> SpeculatorRevision:
         """Store it. One that is there already is this one, since its name was reserved before the Job began."""

@@ -1,11 +1,10 @@
-"""What a run's result becomes: a SpeculatorRevision, its conditions, and the decision that status shows.
+"""What a run's result becomes: a SpeculatorRevision, its conditions, and how the run ended.
 
 Refuses to judge (bowsprit_policy.gate does) and to write.
 """
 
 from __future__ import annotations
 
-import json
 from datetime import UTC, datetime
 
 from bowsprit_operator.resources.base import ObjectMeta
@@ -18,7 +17,6 @@ from bowsprit_operator.resources.speculator_revision import (
 )
 from bowsprit_operator.resources.speculator_training import SpeculatorTraining, TrainingOutcome
 from bowsprit_policy import wire
-from bowsprit_policy.decision import Decision, DecisionKind
 from bowsprit_policy.gate import Judgement, Verdict
 from bowsprit_policy.promotion import PromotionReason
 
@@ -103,30 +101,6 @@ def promoted_later(
         for condition in stored
     )
     return merge(stored, findings, now=now, generation=None)
-
-
-def rejection(
-    judgement: Judgement, *, revision: str, incumbent: str | None, evaluation: object, now: float
-) -> Decision:
-    """For status.decisions; its record has the figures that were judged."""
-    record = {
-        "at": now,
-        "kind": DecisionKind.REJECT.value,
-        "reason": judgement.reason.value,
-        "message": judgement.message,
-        "revision": revision,
-        "incumbent": incumbent,
-        "evaluation": evaluation,
-    }
-    return Decision(
-        at=now,
-        kind=DecisionKind.REJECT,
-        reason=judgement.reason.value,
-        message=judgement.message,
-        before=incumbent or "untrained",
-        after=incumbent or "untrained",
-        record=json.dumps(record, separators=(",", ":")),
-    )
 
 
 def moment(now: float) -> datetime:
