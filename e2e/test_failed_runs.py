@@ -40,8 +40,8 @@ async def test_a_candidate_that_is_not_better_leaves_the_incumbent(smollm2: Serv
     message = condition(revision, "Rejected")["message"]
     assert (is_true(revision, "Rejected"), run["status"]["outcome"]) == (True, "Rejected")
     assert (revision["spec"]["parent"], float(recent["gain"]["mean"]) < 0.6) == (before[0], True)
-    assert f"{float(recent['incumbent']['mean']):.2f}" in message
-    assert f"{float(recent['candidate']['mean']):.2f}" in message
+    assert f"{float(recent['incumbent']['mean']):.3f} without" in message
+    assert f"{float(recent['candidate']['mean']):.3f} with" in message
     assert (serving(smollm2), smollm2.serves(before[0])) == (before, True)
 
 
