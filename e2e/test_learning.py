@@ -102,6 +102,6 @@ async def test_what_cannot_be_learnt_is_rejected_with_both_numbers(kube: Kube) -
     recent = revision["spec"]["evaluation"]["recent"]
     message = condition(revision, "Rejected")["message"]
     assert (condition(run, "Complete")["status"], is_true(revision, "Rejected")) == ("True", True)
-    assert f"{float(recent['incumbent']['mean']):.2f}" in message
-    assert f"{float(recent['candidate']['mean']):.2f}" in message
+    assert f"{float(recent['incumbent']['mean']):.3f} without" in message
+    assert f"{float(recent['candidate']['mean']):.3f} with" in message
     assert model.policy["spec"].get("speculators", []) == []

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -75,12 +78,29 @@ def capture_folder(model: ServedModel) -> Path:
     return folder / model.kube.namespace / model.name / str(model.resource["metadata"]["uid"]) / "capture"
 
 
+@contextmanager
+def replaced_traffic(model: ServedModel, *, by: ServedModel) -> Iterator[None]:
+    """While the body runs, the captured traffic of `model` is that of `by`, which serves the same weights."""
+    folder = capture_folder(model)
+    aside = folder.with_name("capture-aside")
+    folder.rename(aside)
+    shutil.copytree(capture_folder(by), folder, copy_function=_copied_with_owner)
+    shutil.copystat(aside, folder)
+    try:
+        yield
+    finally:
+        shutil.rmtree(folder)
+        aside.rename(folder)
+
+
+def _copied_with_owner(source: str, target: str) -> str:
+    shutil.copy2(source, target)
+    owner = Path(source).stat()
+    os.chown(target, owner.st_uid, owner.st_gid)
+    return target
+
+
 def set_training(model: ServedModel, **training: Any) -> None:
     """Change spec.training as a user would."""
-    set_spec(model, training=training)
-
-
-def set_spec(model: ServedModel, **spec: Any) -> None:
-    """Change parts of the spec as a user would."""
-    patch = json.dumps({"spec": spec})
+    patch = json.dumps({"spec": {"training": training}})
     model.kube.run("patch", "smodel", model.name, "--type=merge", f"--patch={patch}")
