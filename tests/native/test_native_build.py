@@ -35,6 +35,15 @@ def test_a_processor_runs_the_variants_whose_features_it_has(features, expected)
     assert expected == [variant.name for variant in usable(features)]
 
 
+def test_a_variant_can_be_chosen_by_name(tmp_path):
+    """To compare instruction sets; one that the processor lacks is refused with those that it has."""
+    (tmp_path / "libbowsprit_avx2.so").write_bytes(b"")
+
+    assert tmp_path / "libbowsprit_avx2.so" == find_library(AVX512, (tmp_path,), "avx2")
+    with pytest.raises(WorldError, match=r"BOWSPRIT_NATIVE_VARIANT is 'avx512bf16', this processor runs avx2"):
+        find_library(AVX2, (tmp_path,), "avx512bf16")
+
+
 def test_features_are_read_from_cpuinfo(tmp_path):
     """And are none on a system without it."""
     (tmp_path / "cpuinfo").write_text("processor\t: 0\nmodel name\t: A CPU\nflags\t\t: fpu avx2 fma\n")
@@ -114,7 +123,7 @@ def test_a_missing_compiler_is_named_with_its_remedy(monkeypatch, tmp_path):
 
 def test_a_failed_compilation_keeps_the_compilers_words(monkeypatch, tmp_path):
     """And leaves no file behind."""
-    variant = Variant(name="avx2", flags=("-mno-such-thing",), cpu_features=AVX2)
+    variant = Variant(name="avx2", flags=("-mno-such-thing",), cpu_features=AVX2, activations="float32")
 
     with pytest.raises(WorldError, match="no-such-thing"):
         native_build.build(tmp_path, [variant])

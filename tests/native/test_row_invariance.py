@@ -12,6 +12,7 @@ from bowsprit_engine.kernels import native
 from bowsprit_engine.kernels.native import PackedLinear
 from bowsprit_engine.models.native_runner import NativeRunner
 from bowsprit_engine.models.random_weights import RandomCheckpoint
+from bowsprit_engine.native.variants import CHOSEN_VARIANT, cpu_features, usable
 from tiny_models import random_tokens, rows, tiny_config
 
 NUM_TOKENS = 90
@@ -31,9 +32,10 @@ SHAPES = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def two_threads():
-    """Other tests may have left another number."""
+@pytest.fixture(params=[variant.name for variant in usable(cpu_features())], autouse=True)
+def instruction_set(request, monkeypatch):
+    """Every variant that this processor runs, on two threads: other tests may have left another number."""
+    monkeypatch.setenv(CHOSEN_VARIANT, request.param)
     native.set_num_threads(2)
     yield
     native.set_num_threads(2)
@@ -134,7 +136,7 @@ def test_the_number_of_threads_does_not_change_a_bit(tmp_path, num_threads):
 
 @pytest.mark.parametrize(("num_outputs", "num_inputs"), [(1, 1), (16, 2), (37, 63), (300, 576), (576, 1537)])
 def test_a_packed_linear_gives_each_row_its_bits(num_outputs, num_inputs):
-    """Against float32 on the rounded weight, and bitwise over 1 to 40 rows."""
+    """Against float32 on inputs rounded as the instruction set rounds them, and bitwise over 1 to 40 rows."""
     generator = torch.Generator().manual_seed(0)
     weight = torch.randn(num_outputs, num_inputs, generator=generator).bfloat16()
     x = torch.randn(40, num_inputs, generator=generator)
@@ -142,7 +144,8 @@ def test_a_packed_linear_gives_each_row_its_bits(num_outputs, num_inputs):
 
     expected = torch.cat([linear(x[row : row + 1]) for row in range(40)])
 
-    torch.testing.assert_close(expected, x @ weight.float().T, rtol=1e-4, atol=1e-3)
+    rounded = x.to(native.activation_dtype()).float()
+    torch.testing.assert_close(expected, rounded @ weight.float().T, rtol=1e-4, atol=1e-3)
     for num_rows in range(1, 41):
         assert torch.equal(expected[:num_rows], linear(x[:num_rows])), f"{num_rows} rows differ"
 

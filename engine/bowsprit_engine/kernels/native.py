@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import os
 from collections.abc import Sequence
 from ctypes import byref, c_int
 from dataclasses import dataclass
@@ -19,22 +20,32 @@ from torch import Tensor
 from bowsprit_engine.errors import WorldError
 from bowsprit_engine.kernels.native_abi import SIGNATURES, DrawArgs, PackedArgs
 from bowsprit_engine.native.cpus import available_cpus, cpus_to_pin
-from bowsprit_engine.native.variants import cpu_features, search_path, usable
+from bowsprit_engine.native.variants import CHOSEN_VARIANT, VARIANTS, cpu_features, search_path, usable
 
 MULTIPLE = 16  # hidden size, MLP width and head_dim of a model must be multiples of it
 
 
-@functools.cache
 def library() -> ctypes.CDLL:
-    """The library, loaded once, with as many threads as processors. Raises WorldError naming where it looked."""
-    loaded = load(find_library(cpu_features(), search_path()))
+    """The best library for this processor, or the one that BOWSPRIT_NATIVE_VARIANT names, loaded once.
+
+    It has as many threads as processors. Raises WorldError naming where it looked.
+    """
+    return _loaded(os.environ.get(CHOSEN_VARIANT))
+
+
+@functools.cache
+def _loaded(name: str | None) -> ctypes.CDLL:
+    loaded = load(find_library(cpu_features(), search_path(), name))
     _configure(loaded, available_cpus())
     return loaded
 
 
-def find_library(features: frozenset[str], folders: Sequence[Path]) -> Path:
-    """The best variant that a processor with these features runs, in the first folder that has it."""
-    variants = usable(features)
+def find_library(features: frozenset[str], folders: Sequence[Path], name: str | None = None) -> Path:
+    """The best variant (or the named one) that a processor with these features runs, in the first folder with it."""
+    variants = usable(features, name)
+    if not variants and name is not None:
+        names = ", ".join(variant.name for variant in usable(features)) or "none"
+        raise WorldError(f"{CHOSEN_VARIANT} is {name!r}, this processor runs {names}", reason="CpuNotSupported")
     if not variants:
         raise WorldError("the native kernels need a processor with AVX2, FMA and BMI2", reason="CpuNotSupported")
     for variant in variants:
@@ -78,6 +89,12 @@ def variant() -> str:
     """Name of the instruction set in use."""
     name: bytes = library().bowsprit_variant()
     return name.decode()
+
+
+def activation_dtype() -> torch.dtype:
+    """What the instruction set in use rounds the inputs of a matrix product to."""
+    used = next(each for each in VARIANTS if each.name == variant())
+    return torch.bfloat16 if used.activations == "bfloat16" else torch.float32
 
 
 def _configure(loaded: ctypes.CDLL, num_threads: int) -> None:

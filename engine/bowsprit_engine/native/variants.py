@@ -10,9 +10,11 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 SOURCE_DIR = Path(__file__).parent
 CACHE_DIR = "BOWSPRIT_CACHE_DIR"
+CHOSEN_VARIANT = "BOWSPRIT_NATIVE_VARIANT"  # a name, to compare instruction sets; absent: the best that runs here
 COMMON_FLAGS = (
     "-std=c++20",
     "-O3",
@@ -28,11 +30,16 @@ COMMON_FLAGS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Variant:
-    """One compiled library. `cpu_features` are the flags of /proc/cpuinfo that it needs."""
+    """One compiled library. `cpu_features` are the flags of /proc/cpuinfo that it needs.
+
+    `activations` is the type that a matrix product's inputs are rounded to (and its name in torch): bfloat16 where the
+    instructions multiply pairs of bf16. So two variants differ in their logits, and each agrees with itself.
+    """
 
     name: str
     flags: tuple[str, ...]
     cpu_features: frozenset[str]
+    activations: Literal["float32", "bfloat16"]
 
     @property
     def file_name(self) -> str:
@@ -48,18 +55,20 @@ VARIANTS = (
             "-mprefer-vector-width=512", "-Wno-uninitialized", "-Wno-maybe-uninitialized",  # g++ 12's own headers
         ),
         cpu_features=frozenset({"avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512_bf16", "avx2", "fma", "bmi2"}),
+        activations="bfloat16",
     ),
     Variant(
         name="avx2",
         flags=("-mavx2", "-mfma", "-mbmi2", "-mtune=znver3"),
         cpu_features=frozenset({"avx2", "fma", "bmi2"}),
+        activations="float32",
     ),
 )  # fmt: skip
 
 
-def usable(features: frozenset[str]) -> tuple[Variant, ...]:
-    """The variants that a processor with these features runs, the best first."""
-    return tuple(variant for variant in VARIANTS if variant.cpu_features <= features)
+def usable(features: frozenset[str], name: str | None = None) -> tuple[Variant, ...]:
+    """The variants that a processor with these features runs, the best first; of one name only, if it is given."""
+    return tuple(v for v in VARIANTS if v.cpu_features <= features and name in (None, v.name))
 
 
 def cpu_features(cpuinfo: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
