@@ -12,12 +12,17 @@ from typing import Protocol
 
 from torch import Tensor
 
+from bowsprit_engine.core.rope_scaling import RopeScaling
+
 BLOCK_SIZE = 16  # tokens per KV block
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelConfig:
-    """The shape of a Llama-family decoder, from config.json or GGUF metadata."""
+    """The shape of a Llama-family decoder, from config.json or GGUF metadata, and what it has beyond plain Llama.
+
+    Optional parts are off by default. `qk_norm`: each query and key head is RMS-normed before it is rotated (Qwen3).
+    """
 
     vocab_size: int
     hidden_size: int
@@ -25,13 +30,23 @@ class ModelConfig:
     num_layers: int
     num_heads: int
     num_kv_heads: int
-    head_dim: int
+    head_dim: int  # not always hidden_size / num_heads
     max_model_len: int
     rms_norm_eps: float
     rope_theta: float
     tie_word_embeddings: bool
     bos_token_id: int | None
     eos_token_ids: tuple[int, ...]
+    rope_scaling: RopeScaling | None = None
+    qkv_bias: bool = False
+    output_bias: bool = False  # of the attention's output projection
+    mlp_bias: bool = False
+    qk_norm: bool = False
+    layer_windows: tuple[int | None, ...] = ()  # [num_layers], or empty: every layer attends to everything
+
+    def window_of(self, layer: int) -> int | None:
+        """Most tokens that a row of this layer attends to, itself included; None: all before it."""
+        return self.layer_windows[layer] if self.layer_windows else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,6 +20,13 @@ class LayerArgs(Structure):
         ("down", PackedArgs),
         ("attention_norm", c_void_p),
         ("mlp_norm", c_void_p),
+        ("query_norm", c_void_p),
+        ("key_norm", c_void_p),
+        ("qkv_bias", c_void_p),
+        ("output_bias", c_void_p),
+        ("gate_up_bias", c_void_p),
+        ("down_bias", c_void_p),
+        ("window", c_int64),
     ]
 
 

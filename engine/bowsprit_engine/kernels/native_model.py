@@ -16,10 +16,12 @@ from bowsprit_engine.core.runner import BLOCK_SIZE, ModelConfig, ModelOutput, St
 from bowsprit_engine.kernels.native import PackedWeight, check, library
 from bowsprit_engine.kernels.native_abi import LayerArgs, ModelArgs, Shape, StepArgs
 
+NO_WINDOW = 1 << 40  # tokens, more than any context
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NativeLayer:
-    """Weights of one layer. In `gate_up`, blocks of 16 gate rows and 16 up rows alternate."""
+    """Weights of one layer. In `gate_up` and its bias, blocks of 16 gate rows and 16 up rows alternate."""
 
     qkv: PackedWeight
     output: PackedWeight
@@ -27,6 +29,13 @@ class NativeLayer:
     down: PackedWeight
     attention_norm: Tensor  # [hidden] float32
     mlp_norm: Tensor  # [hidden] float32
+    query_norm: Tensor | None = None  # [head_dim] float32
+    key_norm: Tensor | None = None  # [head_dim] float32
+    qkv_bias: Tensor | None = None  # [(heads + 2 kv_heads) * head_dim] float32
+    output_bias: Tensor | None = None  # [hidden] float32
+    gate_up_bias: Tensor | None = None  # [2 * intermediate] float32
+    down_bias: Tensor | None = None  # [hidden] float32
+    window: int | None = None  # most tokens that a row attends to
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,7 +120,18 @@ def _layer_args(layer: NativeLayer) -> LayerArgs:
         down=layer.down.args(),
         attention_norm=layer.attention_norm.data_ptr(),
         mlp_norm=layer.mlp_norm.data_ptr(),
+        query_norm=_pointer(layer.query_norm),
+        key_norm=_pointer(layer.key_norm),
+        qkv_bias=_pointer(layer.qkv_bias),
+        output_bias=_pointer(layer.output_bias),
+        gate_up_bias=_pointer(layer.gate_up_bias),
+        down_bias=_pointer(layer.down_bias),
+        window=NO_WINDOW if layer.window is None else layer.window,
     )
+
+
+def _pointer(tensor: Tensor | None) -> int | None:
+    return None if tensor is None else tensor.data_ptr()
 
 
 def _shape(config: ModelConfig) -> Shape:

@@ -1,14 +1,15 @@
 """What a model on disk is to whoever runs it: a shape and tensors by Hugging Face's names, whatever the file format.
 
 Decides the list of a Llama decoder's tensors and their shapes, and refuses a checkpoint that lacks one, has another
-shape, or holds a tensor that this list doesn't know (a bias, a query norm), since ignoring it would be silently wrong.
+shape, or holds a tensor that its config doesn't announce (a bias, a query norm), since ignoring it would be silently
+wrong.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 from torch import Tensor
 
@@ -34,31 +35,55 @@ class Checkpoint(Protocol):
         """One tensor, in a floating-point dtype of the checkpoint's choice."""
 
 
-def layer_name(layer: int, part: str) -> str:
+def layer_name(layer: int, part: str, kind: Literal["weight", "bias"] = "weight") -> str:
     """E.g. (3, "mlp.up_proj") is "model.layers.3.mlp.up_proj.weight"."""
-    return f"model.layers.{layer}.{part}.weight"
+    return f"model.layers.{layer}.{part}.{kind}"
 
 
 def tensor_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     """Every tensor of a decoder of this shape. A tied LM head is the embedding and has no tensor of its own."""
+    shapes: dict[str, tuple[int, ...]] = {
+        EMBEDDING: (config.vocab_size, config.hidden_size),
+        FINAL_NORM: (config.hidden_size,),
+    }
+    if not config.tie_word_embeddings:
+        shapes[LM_HEAD] = (config.vocab_size, config.hidden_size)
+    weights, biases = _layer_weights(config), _layer_biases(config)
+    for layer in range(config.num_layers):
+        shapes |= {layer_name(layer, part): shape for part, shape in weights.items()}
+        shapes |= {layer_name(layer, part, "bias"): shape for part, shape in biases.items()}
+    return shapes
+
+
+def _layer_weights(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     hidden, inner = config.hidden_size, config.intermediate_size
     queries, keys = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
-    shapes: dict[str, tuple[int, ...]] = {EMBEDDING: (config.vocab_size, hidden), FINAL_NORM: (hidden,)}
-    if not config.tie_word_embeddings:
-        shapes[LM_HEAD] = (config.vocab_size, hidden)
-    for layer in range(config.num_layers):
-        shapes |= {
-            layer_name(layer, "input_layernorm"): (hidden,),
-            layer_name(layer, "self_attn.q_proj"): (queries, hidden),
-            layer_name(layer, "self_attn.k_proj"): (keys, hidden),
-            layer_name(layer, "self_attn.v_proj"): (keys, hidden),
-            layer_name(layer, "self_attn.o_proj"): (hidden, queries),
-            layer_name(layer, "post_attention_layernorm"): (hidden,),
-            layer_name(layer, "mlp.gate_proj"): (inner, hidden),
-            layer_name(layer, "mlp.up_proj"): (inner, hidden),
-            layer_name(layer, "mlp.down_proj"): (hidden, inner),
-        }
-    return shapes
+    weights: dict[str, tuple[int, ...]] = {
+        "input_layernorm": (hidden,),
+        "self_attn.q_proj": (queries, hidden),
+        "self_attn.k_proj": (keys, hidden),
+        "self_attn.v_proj": (keys, hidden),
+        "self_attn.o_proj": (hidden, queries),
+        "post_attention_layernorm": (hidden,),
+        "mlp.gate_proj": (inner, hidden),
+        "mlp.up_proj": (inner, hidden),
+        "mlp.down_proj": (hidden, inner),
+    }
+    if config.qk_norm:
+        weights |= {"self_attn.q_norm": (config.head_dim,), "self_attn.k_norm": (config.head_dim,)}
+    return weights
+
+
+def _layer_biases(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    parts: list[str] = []
+    if config.qkv_bias:
+        parts += ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"]
+    if config.output_bias:
+        parts += ["self_attn.o_proj"]
+    if config.mlp_bias:
+        parts += ["mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"]
+    weights = _layer_weights(config)
+    return {part: weights[part][:1] for part in parts}
 
 
 def check_names(checkpoint: Checkpoint) -> None:

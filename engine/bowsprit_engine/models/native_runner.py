@@ -20,6 +20,7 @@ from bowsprit_engine.models.rope import rope_tables
 from bowsprit_engine.native.variants import cpu_model
 
 KV_BYTES = 2  # bf16
+QKV = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
 
 
 class NativeRunner:
@@ -89,17 +90,35 @@ def _load_weights(checkpoint: Checkpoint) -> NativeWeights:
 
 
 def _load_layer(checkpoint: Checkpoint, layer: int) -> NativeLayer:
+    config = checkpoint.config
+
     def part(name: str) -> Tensor:
         return take(checkpoint, layer_name(layer, name)).to(torch.bfloat16)
 
-    qkv = torch.cat([part("self_attn.q_proj"), part("self_attn.k_proj"), part("self_attn.v_proj")])
+    def norm(name: str) -> Tensor:
+        return _norm(checkpoint, layer_name(layer, name))
+
+    def biases(has: bool, *names: str) -> list[Tensor] | None:
+        return [take(checkpoint, layer_name(layer, name, "bias")).float() for name in names] if has else None
+
+    qkv_bias = biases(config.qkv_bias, *QKV)
+    output_bias = biases(config.output_bias, "self_attn.o_proj")
+    gate_up_bias = biases(config.mlp_bias, "mlp.gate_proj", "mlp.up_proj")
+    down_bias = biases(config.mlp_bias, "mlp.down_proj")
     return NativeLayer(
-        qkv=PackedWeight.of(qkv),
+        qkv=PackedWeight.of(torch.cat([part(name) for name in QKV])),
+        qkv_bias=torch.cat(qkv_bias) if qkv_bias else None,
+        query_norm=norm("self_attn.q_norm") if config.qk_norm else None,
+        key_norm=norm("self_attn.k_norm") if config.qk_norm else None,
         output=PackedWeight.of(part("self_attn.o_proj")),
+        output_bias=output_bias[0].contiguous() if output_bias else None,
         gate_up=PackedWeight.of(alternating(part("mlp.gate_proj"), part("mlp.up_proj"))),
+        gate_up_bias=alternating(*(bias[:, None] for bias in gate_up_bias)).flatten() if gate_up_bias else None,
         down=PackedWeight.of(part("mlp.down_proj")),
-        attention_norm=_norm(checkpoint, layer_name(layer, "input_layernorm")),
-        mlp_norm=_norm(checkpoint, layer_name(layer, "post_attention_layernorm")),
+        down_bias=down_bias[0].contiguous() if down_bias else None,
+        attention_norm=norm("input_layernorm"),
+        mlp_norm=norm("post_attention_layernorm"),
+        window=config.window_of(layer),
     )
 
 

@@ -6,6 +6,7 @@ bitwise independent of the number of rows, since torch picks kernels by shape.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -16,17 +17,26 @@ from bowsprit_engine.core.runner import BLOCK_SIZE, ModelConfig, ModelOutput, St
 from bowsprit_engine.models.checkpoint import EMBEDDING, FINAL_NORM, LM_HEAD, Checkpoint, layer_name, take
 from bowsprit_engine.models.rope import rope_tables
 
+QKV = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layer:
     """Weights of one decoder layer. q: queries' width, kv: keys' width, i: MLP width, h: hidden size."""
 
+    window: int | None  # most tokens that a row attends to
     attention_norm: Tensor  # [h]
     qkv: Tensor  # [q + 2 kv, h]
+    qkv_bias: Tensor | None  # [q + 2 kv]
+    query_norm: Tensor | None  # [head_dim]
+    key_norm: Tensor | None  # [head_dim]
     output: Tensor  # [h, q]
+    output_bias: Tensor | None  # [h]
     mlp_norm: Tensor  # [h]
     gate_up: Tensor  # [2 i, h]
+    gate_up_bias: Tensor | None  # [2 i]
     down: Tensor  # [h, i]
+    down_bias: Tensor | None  # [h]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +46,7 @@ class SequenceRows:
     begin: int
     end: int
     slots: Tensor  # [context] int64
-    hides: Tensor  # [rows, context] bool, True where the row must not look
+    hides: Mapping[int | None, Tensor]  # by a layer's window: [rows, context] bool, True where the row must not look
 
 
 class TorchRunner:
@@ -79,9 +89,10 @@ class TorchRunner:
         for layer, kv in zip(self._layers, self._kv, strict=True):
             q, k, v = self._qkv(layer, self._norm(x, layer.attention_norm), positions)
             kv[0, own_slots], kv[1, own_slots] = k, v
-            x = x + linear(torch.cat([self._attend(q[g.begin : g.end], kv, g) for g in groups]), layer.output)
-            gate, up = linear(self._norm(x, layer.mlp_norm), layer.gate_up).chunk(2, dim=-1)
-            x = x + linear(silu(gate) * up, layer.down)
+            attended = torch.cat([self._attend(q[g.begin : g.end], kv, g, layer.window) for g in groups])
+            x = x + linear(attended, layer.output, layer.output_bias)
+            gate, up = linear(self._norm(x, layer.mlp_norm), layer.gate_up, layer.gate_up_bias).chunk(2, dim=-1)
+            x = x + linear(silu(gate) * up, layer.down, layer.down_bias)
         logits = linear(self._norm(x[batch.logit_rows], self._final_norm), self._lm_head)
         return ModelOutput(logits=logits.float(), hidden=x.float())
 
@@ -98,26 +109,39 @@ class TorchRunner:
         return torch.cat([take(checkpoint, name).to(self._device, self._dtype) for name in names])
 
     def _load_layer(self, checkpoint: Checkpoint, layer: int) -> Layer:
+        c = self.config
+
         def load(*parts: str) -> Tensor:
             return self._load(checkpoint, *(layer_name(layer, part) for part in parts))
 
+        def bias(has: bool, *parts: str) -> Tensor | None:
+            return self._load(checkpoint, *(layer_name(layer, part, "bias") for part in parts)) if has else None
+
         return Layer(
+            window=c.window_of(layer),
             attention_norm=load("input_layernorm").float(),
-            qkv=load("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+            qkv=load(*QKV),
+            qkv_bias=bias(c.qkv_bias, *QKV),
+            query_norm=load("self_attn.q_norm").float() if c.qk_norm else None,
+            key_norm=load("self_attn.k_norm").float() if c.qk_norm else None,
             output=load("self_attn.o_proj"),
+            output_bias=bias(c.output_bias, "self_attn.o_proj"),
             mlp_norm=load("post_attention_layernorm").float(),
             gate_up=load("mlp.gate_proj", "mlp.up_proj"),
+            gate_up_bias=bias(c.mlp_bias, "mlp.gate_proj", "mlp.up_proj"),
             down=load("mlp.down_proj"),
+            down_bias=bias(c.mlp_bias, "mlp.down_proj"),
         )
 
     def _group(self, batch: StepBatch) -> list[SequenceRows]:
+        windows = {layer.window for layer in self._layers}
         sequences, counts = torch.unique_consecutive(batch.row_sequences, return_counts=True)
         groups, begin = [], 0
         for sequence, count in zip(sequences.tolist(), counts.tolist(), strict=True):
             own = batch.positions[begin : begin + count].long()
             context = torch.arange(int(own[-1]) + 1, device=self._device)
             slots = batch.block_tables[sequence].long()[context // BLOCK_SIZE] * BLOCK_SIZE + context % BLOCK_SIZE
-            hides = context[None] > own[:, None]
+            hides = {window: _hidden(own, context, window) for window in windows}
             groups.append(SequenceRows(begin=begin, end=begin + count, slots=slots, hides=hides))
             begin += count
         return groups
@@ -132,9 +156,11 @@ class TorchRunner:
         positions: Tensor,  # [rows]
     ) -> tuple[Tensor, Tensor, Tensor]:  # each [rows, heads, head_dim]; q and k rotated
         c = self.config
-        heads = linear(normed, layer.qkv).view(normed.shape[0], -1, c.head_dim)
+        heads = linear(normed, layer.qkv, layer.qkv_bias).view(normed.shape[0], -1, c.head_dim)
         first_v = c.num_heads + c.num_kv_heads
         q, k, v = heads[:, : c.num_heads], heads[:, c.num_heads : first_v], heads[:, first_v:]
+        if layer.query_norm is not None and layer.key_norm is not None:
+            q, k = self._norm(q, layer.query_norm), self._norm(k, layer.key_norm)
         cos, sin = self._cos[positions][:, None], self._sin[positions][:, None]
         return _rotated(q, cos, sin), _rotated(k, cos, sin), v
 
@@ -143,13 +169,24 @@ class TorchRunner:
         q: Tensor,  # [rows, heads, head_dim], of one sequence
         kv: Tensor,  # [2, slots, kv_heads, head_dim]
         group: SequenceRows,
+        window: int | None,
     ) -> Tensor:  # [rows, heads * head_dim]
         c = self.config
         grouped = q.float().reshape(q.shape[0], c.num_kv_heads, -1, c.head_dim) * c.head_dim**-0.5
         keys, values = kv[0, group.slots].float(), kv[1, group.slots].float()
         scores = torch.einsum("rghd,cgd->rghc", grouped, keys)
-        weights = scores.masked_fill(group.hides[:, None, None], -torch.inf).softmax(dim=-1)
+        weights = scores.masked_fill(group.hides[window][:, None, None], -torch.inf).softmax(dim=-1)
         return torch.einsum("rghc,cgd->rghd", weights, values).flatten(1).to(self._dtype)
+
+
+def _hidden(
+    own: Tensor,  # [rows], each row's position
+    context: Tensor,  # [context], positions
+    window: int | None,
+) -> Tensor:  # [rows, context] bool
+    """Later tokens, and those that have left the window, which holds the row itself and `window` - 1 before it."""
+    later = context[None] > own[:, None]
+    return later if window is None else later | (context[None] <= own[:, None] - window)
 
 
 def _rotated(

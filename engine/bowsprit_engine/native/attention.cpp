@@ -34,24 +34,31 @@ void score_blocks(const KvView& kv, int64_t head, const int32_t* block_table, in
       store(scores + q * stride + first_block * kBlock + v * kWidth, sums[q][v]);
 }
 
-// Scores to unnormalised weights in place, 0 beyond num_tokens; returns 1 / their sum.
-float soften(float* scores, int64_t num_tokens) {
+// Scores to unnormalised weights in place, 0 outside first_token..num_tokens - 1; returns 1 / their sum.
+float soften(float* scores, int64_t first_token, int64_t num_tokens) {
+  const int64_t begin = first_token / kWidth * kWidth;
   Vec highest = splat(kMinusInfinity);
   const auto width = [&](int64_t j) { return static_cast<int>(std::min<int64_t>(num_tokens - j, kWidth)); };
-  for (int64_t j = 0; j < num_tokens; j += kWidth)
-    highest = max(highest, keep_first(load(scores + j), width(j), kMinusInfinity));
+  const auto before = [&](int64_t j) { return static_cast<int>(std::max<int64_t>(first_token - j, 0)); };
+  for (int64_t j = begin; j < num_tokens; j += kWidth) {
+    Vec score = keep_first(load(scores + j), width(j), kMinusInfinity);
+    if (j < first_token) score = drop_first(score, before(j), kMinusInfinity);
+    highest = max(highest, score);
+  }
   const Vec top = splat(largest(highest));
   Vec total = zero();
-  for (int64_t j = 0; j < num_tokens; j += kWidth) {
-    const Vec weight = keep_first(exponential(sub(load(scores + j), top)), width(j), 0.0f);
+  for (int64_t j = begin; j < num_tokens; j += kWidth) {
+    Vec weight = keep_first(exponential(sub(load(scores + j), top)), width(j), 0.0f);
+    if (j < first_token) weight = drop_first(weight, before(j), 0.0f);
     store(scores + j, weight);
     total = add(total, weight);
   }
   return 1.0f / sum(total);
 }
 
-// Weighted sums of `kUnits` x 16 dimensions of the values, from dimension `d` on. All queries go together through
-// the tokens that all of them see; then each goes on alone, so that it never touches a later row's values.
+// Weighted sums of `kUnits` x 16 dimensions of the values, from dimension `d` on. Each query goes alone through the
+// tokens that have left a later query's window, together with all through those that all see, and alone again through
+// the rest, so that it never touches values outside its own window or of a later row.
 template <int kQueries, int kUnits>
 void sum_values(const KvView& kv, int64_t head, const int32_t* block_table, const Query* queries, const float* scores,
                 int64_t stride, const float* inverse, int64_t d) {
@@ -62,10 +69,25 @@ void sum_values(const KvView& kv, int64_t head, const int32_t* block_table, cons
   const auto values = [&](int64_t token) {
     return kv.values(block_table[token / kBlock], head) + (token % kBlock * kv.head_dim + 2 * d);
   };
-  const int64_t shared = queries[0].num_tokens / 2 * 2;
-  for (int64_t begin = 0; begin < shared; begin += kBlock) {
+  const auto alone = [&](int q, int64_t from, int64_t to) __attribute__((always_inline)) {
+    for (int64_t j = from / 2 * 2; j < to; j += 2) {
+      const Bf16* at = values(j);
+#pragma GCC unroll 8
+      for (int v = 0; v < kVecs; v++) {
+        const IntVec pairs = load_pairs(at + v * 2 * kWidth);
+        if (j >= from) sums[q][v] = fma(splat(scores[q * stride + j]), first_of_pairs(pairs), sums[q][v]);
+        if (j + 1 < to) sums[q][v] = fma(splat(scores[q * stride + j + 1]), second_of_pairs(pairs), sums[q][v]);
+      }
+    }
+  };
+  const int64_t shared_begin = (queries[kQueries - 1].first_token + 1) / 2 * 2;
+  const int64_t shared_end = std::max(shared_begin, queries[0].num_tokens / 2 * 2);
+#pragma GCC unroll 6
+  for (int q = 0; q < kQueries; q++)
+    alone(q, queries[q].first_token, std::min(shared_begin, queries[q].num_tokens));
+  for (int64_t begin = shared_begin, end; begin < shared_end; begin = end) {
     const Bf16* at = values(begin);
-    const int64_t end = std::min<int64_t>(begin + kBlock, shared);
+    end = std::min<int64_t>(begin / kBlock * kBlock + kBlock, shared_end);
     for (int64_t j = begin; j < end; j += 2, at += 2 * kv.head_dim) {
 #pragma GCC unroll 8
       for (int v = 0; v < kVecs; v++) {
@@ -81,16 +103,7 @@ void sum_values(const KvView& kv, int64_t head, const int32_t* block_table, cons
   }
 #pragma GCC unroll 6
   for (int q = 0; q < kQueries; q++) {
-    for (int64_t j = shared; j < queries[q].num_tokens; j += 2) {
-      const Bf16* at = values(j);
-#pragma GCC unroll 8
-      for (int v = 0; v < kVecs; v++) {
-        const IntVec pairs = load_pairs(at + v * 2 * kWidth);
-        sums[q][v] = fma(splat(scores[q * stride + j]), first_of_pairs(pairs), sums[q][v]);
-        if (j + 1 < queries[q].num_tokens)
-          sums[q][v] = fma(splat(scores[q * stride + j + 1]), second_of_pairs(pairs), sums[q][v]);
-      }
-    }
+    alone(q, shared_end, queries[q].num_tokens);
 #pragma GCC unroll 8
     for (int v = 0; v < kVecs; v++) store_act(queries[q].out + d + v * kWidth, mul(sums[q][v], splat(inverse[q])));
   }
@@ -104,12 +117,12 @@ void attend_together(const KvView& kv, int64_t head, const int32_t* block_table,
   const int64_t num_blocks = (queries[kQueries - 1].num_tokens + kBlock - 1) / kBlock;
   const int64_t stride = num_blocks * kBlock;
   if (static_cast<int64_t>(scores.size()) < kQueries * stride) scores.resize(kQueries * stride);
-  int64_t b = 0;
+  int64_t b = queries[0].first_token / kBlock;
   for (; b + kScoreBlocks <= num_blocks; b += kScoreBlocks)
     score_blocks<kQueries, kScoreBlocks>(kv, head, block_table, b, queries, scores.data(), stride);
   for (; b < num_blocks; b++) score_blocks<kQueries, 1>(kv, head, block_table, b, queries, scores.data(), stride);
   float inverse[kQueries];
-  for (int q = 0; q < kQueries; q++) inverse[q] = soften(scores.data() + q * stride, queries[q].num_tokens);
+  for (int q = 0; q < kQueries; q++) inverse[q] = soften(scores.data() + q * stride, queries[q].first_token, queries[q].num_tokens);
   int64_t d = 0;
   for (; d + kUnits * kBlock <= kv.head_dim; d += kUnits * kBlock)
     sum_values<kQueries, kUnits>(kv, head, block_table, queries, scores.data(), stride, inverse, d);

@@ -29,7 +29,8 @@ void write_kv(const KvView& kv, int64_t block, int64_t head, int slot, const flo
 
 struct Query {
   const float* q;       // [head_dim], rotated and scaled by head_dim^-0.5
-  int64_t num_tokens;   // it looks at positions 0..num_tokens - 1; ascending within a pass
+  int64_t first_token;  // it looks at positions first_token..num_tokens - 1; both ascend within a pass
+  int64_t num_tokens;
   Act* out;             // [head_dim]
 };
 

@@ -38,6 +38,8 @@ struct PackedArgs {
 struct LayerArgs {
   PackedArgs qkv, output, gate_up, down;
   const float *attention_norm, *mlp_norm;
+  const float *query_norm, *key_norm, *qkv_bias, *output_bias, *gate_up_bias, *down_bias;  // null where there is none
+  int64_t window;
 };
 
 struct ModelArgs {
@@ -129,7 +131,10 @@ Model* bowsprit_model_new(const ModelArgs* args) {
     for (int64_t l = 0; l < args->shape.num_layers; l++) {
       const LayerArgs& layer = args->layers[l];
       model->layers[l] = {packed_of(layer.qkv),  packed_of(layer.output), packed_of(layer.gate_up),
-                          packed_of(layer.down), layer.attention_norm,    layer.mlp_norm};
+                          packed_of(layer.down), layer.attention_norm,    layer.mlp_norm,
+                          layer.query_norm,      layer.key_norm,          layer.qkv_bias,
+                          layer.output_bias,     layer.gate_up_bias,      layer.down_bias,
+                          layer.window};
     }
     return std::string();
   });

@@ -7,4 +7,7 @@ namespace bowsprit {
 
 void rms_norm(const float* x, const float* weight, float eps, int64_t size, Act* out);
 
+// The same in float and in place: of a query or key head before it is rotated (Qwen3).
+void rms_norm_head(float* head, const float* weight, float eps, int64_t size);
+
 }  // namespace bowsprit

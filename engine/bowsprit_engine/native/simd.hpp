@@ -60,6 +60,11 @@ inline Vec keep_first(Vec a, int count, float other) {
   const __mmask16 kept = count >= kWidth ? 0xffff : count <= 0 ? 0 : static_cast<__mmask16>((1u << count) - 1u);
   return _mm512_mask_blend_ps(kept, splat(other), a);
 }
+// Lanes before `count` become `other`.
+inline Vec drop_first(Vec a, int count, float other) {
+  const __mmask16 dropped = count >= kWidth ? 0xffff : count <= 0 ? 0 : static_cast<__mmask16>((1u << count) - 1u);
+  return _mm512_mask_blend_ps(dropped, a, splat(other));
+}
 inline IntVec load_pairs(const Bf16* p) { return _mm512_loadu_si512(p); }
 inline Vec first_of_pairs(IntVec v) { return _mm512_castsi512_ps(_mm512_slli_epi32(v, 16)); }
 inline Vec second_of_pairs(IntVec v) {
@@ -109,6 +114,11 @@ inline Vec keep_first(Vec a, int count, float other) {
   const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
   const __m256i kept = _mm256_cmpgt_epi32(_mm256_set1_epi32(count), lane);
   return _mm256_blendv_ps(splat(other), a, _mm256_castsi256_ps(kept));
+}
+inline Vec drop_first(Vec a, int count, float other) {
+  const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+  const __m256i dropped = _mm256_cmpgt_epi32(_mm256_set1_epi32(count), lane);
+  return _mm256_blendv_ps(a, splat(other), _mm256_castsi256_ps(dropped));
 }
 inline IntVec load_pairs(const Bf16* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
 inline Vec first_of_pairs(IntVec v) { return _mm256_castsi256_ps(_mm256_slli_epi32(v, 16)); }

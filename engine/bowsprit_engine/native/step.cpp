@@ -12,6 +12,10 @@ namespace {
 
 constexpr int64_t kRowsPerItem = 4;
 
+void add_to(float* values, const float* bias, int64_t size) {
+  for (int64_t i = 0; i < size; i++) values[i] += bias[i];
+}
+
 }  // namespace
 
 Model::Model(const Shape& shape, const Packed& embedding, const Packed& lm_head, const float* final_norm,
@@ -106,13 +110,21 @@ std::vector<Phase> Model::plan(const Rows& rows, float* hidden, float* logits) {
       rms_norm(hidden + r * size, weight, shape_.rms_norm_eps, size, normed + r * size);
     });
   };
-  const OnBlocks activate = [=](int64_t begin, int64_t end) {
-    for (int64_t r = 0; r < num_rows; r++)
-      gated_silu(gate_up + r * 2 * inner + begin * kBlock, (end - begin) / 2,
-                 activated + r * inner + begin / 2 * kBlock);
+  const auto activate = [=](const float* bias) -> OnBlocks {
+    return [=](int64_t begin, int64_t end) {
+      for (int64_t r = 0; r < num_rows; r++) {
+        float* columns = gate_up + r * 2 * inner + begin * kBlock;
+        if (bias != nullptr) add_to(columns, bias + begin * kBlock, (end - begin) * kBlock);
+        gated_silu(columns, (end - begin) / 2, activated + r * inner + begin / 2 * kBlock);
+      }
+    };
   };
   std::vector<Phase> phases;
-  phases.reserve(8 * shape_.num_layers + 3);
+  const auto add_bias = [&](const float* bias) {
+    if (bias != nullptr)
+      phases.push_back(each_row(num_rows, [=](int64_t r) { add_to(hidden + r * size, bias, size); }));
+  };
+  phases.reserve(10 * shape_.num_layers + 3);
   phases.push_back(each_row(num_rows, [=, this](int64_t r) {
     unpack_row(embedding_, rows.token_ids[r], hidden + r * size);
   }));
@@ -121,12 +133,15 @@ std::vector<Phase> Model::plan(const Rows& rows, float* hidden, float* logits) {
     const KvView kv{kv_ + l * kv_layer, shape_.num_kv_heads, shape_.head_dim};
     phases.push_back(normalise(layer.attention_norm));
     phases.push_back(product_phase({normed, num_rows, layer.qkv, qkv, Store::kWrite}, threads));
-    phases.push_back(each_row(num_rows, [=, this](int64_t r) { place_keys_and_values(rows, kv, r); }));
-    phases.push_back({num_passes, [=, this](int64_t item, int worker) { attend_pass(rows, kv, item, worker); }});
+    phases.push_back(each_row(num_rows, [=, this, &layer](int64_t r) { place_keys_and_values(rows, layer, kv, r); }));
+    phases.push_back(
+        {num_passes, [=, this, &layer](int64_t item, int worker) { attend_pass(rows, layer, kv, item, worker); }});
     phases.push_back(product_phase({attended, num_rows, layer.output, hidden, Store::kAdd}, threads));
+    add_bias(layer.output_bias);
     phases.push_back(normalise(layer.mlp_norm));
-    phases.push_back(product_phase({normed, num_rows, layer.gate_up, gate_up, Store::kWrite}, threads, 2, activate));
+    phases.push_back(product_phase({normed, num_rows, layer.gate_up, gate_up, Store::kWrite}, threads, 2, activate(layer.gate_up_bias)));
     phases.push_back(product_phase({activated, num_rows, layer.down, hidden, Store::kAdd}, threads));
+    add_bias(layer.down_bias);
   }
   phases.push_back(each_row(rows.num_logit_rows, [=, this](int64_t i) {
     rms_norm(hidden + rows.logit_rows[i] * size, final_norm_, shape_.rms_norm_eps, size, normed + i * size);
@@ -135,12 +150,16 @@ std::vector<Phase> Model::plan(const Rows& rows, float* hidden, float* logits) {
   return phases;
 }
 
-void Model::place_keys_and_values(const Rows& rows, const KvView& kv, int64_t row) {
+void Model::place_keys_and_values(const Rows& rows, const Layer& layer, const KvView& kv, int64_t row) {
   const int64_t dim = shape_.head_dim, group = shape_.num_heads / shape_.num_kv_heads, position = rows.positions[row];
   const float scale = 1.0f / std::sqrt(static_cast<float>(dim));
   const float *cos = cos_ + position * (dim / 2), *sin = sin_ + position * (dim / 2);
   const int32_t block = rows.block_tables[rows.row_sequences[row] * rows.max_blocks + position / kBlock];
   float* heads = &qkv_[row * qkv_width_];
+  if (layer.qkv_bias != nullptr) add_to(heads, layer.qkv_bias, qkv_width_);
+  if (layer.query_norm != nullptr)
+    for (int64_t h = 0; h < shape_.num_heads + shape_.num_kv_heads; h++)
+      rms_norm_head(heads + h * dim, h < shape_.num_heads ? layer.query_norm : layer.key_norm, shape_.rms_norm_eps, dim);
   for (int64_t h = 0; h < shape_.num_kv_heads; h++) {
     for (int64_t q = h * group; q < (h + 1) * group; q++) rotate(heads + q * dim, cos, sin, dim, scale);
     float* key = heads + (shape_.num_heads + h) * dim;
@@ -149,7 +168,7 @@ void Model::place_keys_and_values(const Rows& rows, const KvView& kv, int64_t ro
   }
 }
 
-void Model::attend_pass(const Rows& rows, const KvView& kv, int64_t item, int worker) {
+void Model::attend_pass(const Rows& rows, const Layer& layer, const KvView& kv, int64_t item, int worker) {
   const int64_t dim = shape_.head_dim, group = shape_.num_heads / shape_.num_kv_heads;
   const int64_t per_pass = shape_.num_kv_heads * chunks_per_head_;
   const Pass& pass = passes_[item / per_pass];
@@ -158,10 +177,12 @@ void Model::attend_pass(const Rows& rows, const KvView& kv, int64_t item, int wo
   const int64_t end_head = std::min(first_head + heads_per_pass_, (h + 1) * group);
   Query queries[kMaxQueries];
   int num_queries = 0;
-  for (int64_t r = pass.first_row; r < pass.first_row + pass.num_rows; r++)
+  for (int64_t r = pass.first_row; r < pass.first_row + pass.num_rows; r++) {
+    const int64_t num_tokens = rows.positions[r] + int64_t{1};
     for (int64_t q = first_head; q < end_head; q++)
-      queries[num_queries++] = {&qkv_[r * qkv_width_ + q * dim], rows.positions[r] + int64_t{1},
-                                &attended_[(r * shape_.num_heads + q) * dim]};
+      queries[num_queries++] = {&qkv_[r * qkv_width_ + q * dim], std::max(int64_t{0}, num_tokens - layer.window),
+                                num_tokens, &attended_[(r * shape_.num_heads + q) * dim]};
+  }
   const int32_t* table = rows.block_tables + rows.row_sequences[pass.first_row] * rows.max_blocks;
   attend(kv, h, table, queries, num_queries, scores_[worker]);
 }

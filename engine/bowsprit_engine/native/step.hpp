@@ -20,6 +20,9 @@ struct Shape {
 struct Layer {
   Packed qkv, output, gate_up, down;  // gate_up: blocks of 16 gate rows and 16 up rows alternate
   const float *attention_norm, *mlp_norm;
+  const float *query_norm, *key_norm;  // [head_dim] each, or null: heads go to the rotation as they are
+  const float *qkv_bias, *output_bias, *gate_up_bias, *down_bias;  // null where there is none
+  int64_t window;  // most tokens that a row attends to, itself included
 };
 
 struct Rows {
@@ -56,8 +59,8 @@ class Model {
   // fn(row) for every row, a few rows per item.
   template <typename Function>
   static Phase each_row(int64_t num_rows, Function function);
-  void place_keys_and_values(const Rows& rows, const KvView& kv, int64_t row);
-  void attend_pass(const Rows& rows, const KvView& kv, int64_t item, int worker);
+  void place_keys_and_values(const Rows& rows, const Layer& layer, const KvView& kv, int64_t row);
+  void attend_pass(const Rows& rows, const Layer& layer, const KvView& kv, int64_t item, int worker);
 
   const Shape shape_;
   const Packed embedding_, lm_head_;
