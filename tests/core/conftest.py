@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from bowsprit_engine.core.engine import Engine
+from bowsprit_engine.core.grammar import CompiledGrammar
 from bowsprit_engine.core.request import (
     FinishedRequest,
     FinishReason,
@@ -65,6 +66,7 @@ class Served:
         prompt: Sequence[int],
         *,
         speculation: SpeculationParams | None = None,
+        grammar: CompiledGrammar | None = None,
         on_output: Callable[[StepOutput], None] = lambda _: None,
         **sampling: object,
     ) -> Answer:
@@ -85,6 +87,7 @@ class Served:
                 sampling=params,
                 speculation=speculation or SpeculationParams(),
                 on_output=tell,
+                grammar=grammar,
             )
         )
         return answer

@@ -10,11 +10,9 @@ from dataclasses import dataclass
 from bowsprit_engine.core.batch import StepRows
 from bowsprit_engine.core.request import FinishedRequest, FinishReason, StepOutput
 from bowsprit_engine.core.runner import ModelOutput
-from bowsprit_engine.core.sampling import Drawn, DrawRows, Sampler, target_logprobs
+from bowsprit_engine.core.sampling import Drawn, DrawRows, Fault, Sampler, target_logprobs
 from bowsprit_engine.core.sequence import LiveSequence
 from bowsprit_engine.speculation.verify import Verdict, judge
-
-NOT_FINITE = "the model's logits are not finite"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,11 +39,11 @@ class Committer:
         verdict = judge(
             drawn=drawn.token_ids[first:end],
             draft=group.draft,
-            stop_token_ids=self._sampler.stop_token_ids(sampling),
+            stop_token_ids=self._sampler.stop_token_ids(sequence.request),
         )
-        finite = drawn.is_finite[first : first + len(verdict.token_ids)]
-        if not all(finite):
-            return self._end_in_error(sequence, verdict, num_good=finite.index(False))
+        for index in range(len(verdict.token_ids)):
+            if first + index in drawn.faults:
+                return self._end_in_error(sequence, verdict, num_good=index, fault=drawn.faults[first + index])
         sequence.token_ids.extend(verdict.token_ids)
         sequence.num_computed = len(sequence.token_ids) - 1
         sequence.hidden = output.hidden[rows.row_of_logit[first + len(verdict.token_ids) - 1]].clone()
@@ -55,6 +53,8 @@ class Committer:
                 output.logits, first_row=first, token_ids=verdict.token_ids, num_top=sampling.num_logprobs
             )
         reason = self._finish_reason(sequence, verdict)
+        if sequence.grammar is not None and reason is None:
+            sequence.grammar.advance(verdict.token_ids)
         step_output = StepOutput(
             request_id=sequence.request_id, token_ids=verdict.token_ids, logprobs=logprobs, finish_reason=reason
         )
@@ -68,11 +68,15 @@ class Committer:
             return FinishReason.LENGTH
         return None
 
-    def _end_in_error(self, sequence: LiveSequence, verdict: Verdict, *, num_good: int) -> Committed:
+    def _end_in_error(self, sequence: LiveSequence, verdict: Verdict, *, num_good: int, fault: Fault) -> Committed:
         good = verdict.token_ids[:num_good]
         sequence.token_ids.extend(good)
         output = StepOutput(
-            request_id=sequence.request_id, token_ids=good, finish_reason=FinishReason.ERROR, error=NOT_FINITE
+            request_id=sequence.request_id,
+            token_ids=good,
+            finish_reason=FinishReason.ERROR,
+            error=fault.message,
+            error_code=fault.code,
         )
         cut = Verdict(
             token_ids=good,

@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from bowsprit_engine.core.grammar import CompiledGrammar
+
 
 class FinishReason(StrEnum):
     """Why a sequence ended, in OpenAI's words; `error` ends one whose logits were not finite."""
@@ -75,13 +77,17 @@ class RequestMetrics:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepOutput:
-    """What one step adds to one request. The last one has a finish_reason and metrics."""
+    """What one step adds to one request. The last one has a finish_reason and metrics.
+
+    `error_code`: grammar.FAILED where the request's own grammar is why it ended in an error.
+    """
 
     request_id: str
     token_ids: tuple[int, ...]
     logprobs: tuple[TokenLogprob, ...] | None = None
     finish_reason: FinishReason | None = None
     error: str | None = None
+    error_code: str | None = None
     metrics: RequestMetrics | None = None
 
 
@@ -94,6 +100,7 @@ class Request:
     sampling: SamplingParams
     speculation: SpeculationParams
     on_output: Callable[[StepOutput], None]
+    grammar: CompiledGrammar | None = None  # what the output must keep to; an end token ends it, ignore_eos or not
     tenant: str = ""
     capture_allowed: bool = True
     arrival_seconds: float = 0.0  # time.monotonic() at arrival

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import importlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from bowsprit_engine.core.request import SamplingParams, TokenLogprob
+from bowsprit_engine.core import grammar
+from bowsprit_engine.core.request import Request, SamplingParams, TokenLogprob
 from bowsprit_engine.core.sequence import LiveSequence
+from bowsprit_engine.core.token_counts import TokenCounts
 from bowsprit_engine.errors import WorldError
 from bowsprit_engine.kernels import native, reference
 
@@ -38,11 +40,22 @@ class DrawRows:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Fault:
+    """Why the token drawn at a row means nothing. `code`: grammar.FAILED where the request's own grammar is why."""
+
+    message: str
+    code: str | None = None
+
+
+NOT_FINITE = Fault(message="the model's logits are not finite")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Drawn:
-    """Per logit row: the target's token, and whether the logits it was drawn from were all finite."""
+    """Per logit row the target's token, and the rows that have none."""
 
     token_ids: Sequence[int]
-    is_finite: Sequence[bool]
+    faults: Mapping[int, Fault]
 
 
 def choose_draw(device: torch.device) -> Draw:
@@ -67,9 +80,11 @@ class Sampler:
         self._eos = frozenset(eos_token_ids)
         self._draw = draw
 
-    def stop_token_ids(self, sampling: SamplingParams) -> frozenset[int]:
+    def stop_token_ids(self, request: Request) -> frozenset[int]:
         """Tokens that end a sequence."""
-        return sampling.stop_token_ids if sampling.ignore_eos else sampling.stop_token_ids | self._eos
+        sampling = request.sampling
+        is_endless = sampling.ignore_eos and request.grammar is None
+        return sampling.stop_token_ids if is_endless else sampling.stop_token_ids | self._eos
 
     def draw(
         self,
@@ -78,57 +93,78 @@ class Sampler:
     ) -> Drawn:
         """One token per row. A row's sum is finite iff the row is: no finite logits overflow it."""
         is_finite = torch.isfinite(logits.sum(dim=-1)).tolist()
-        adjusted = [group for group in groups if _needs_adjusting(group.sequence.request.sampling, group.sequence)]
+        faults = {row: NOT_FINITE for row, is_good in enumerate(is_finite) if not is_good}
+        adjusted = [group for group in groups if _needs_adjusting(group.sequence)]
         if adjusted:
             logits = logits.clone()
             for group in adjusted:
-                self._adjust(logits, group)
-        return Drawn(token_ids=self._draw(logits, *_draw_arguments(groups)).tolist(), is_finite=is_finite)
+                self._penalise(logits, group)
+                faults |= self._constrain(logits, group)
+        return Drawn(token_ids=self._draw(logits, *_draw_arguments(groups)).tolist(), faults=faults)
 
-    def _adjust(self, logits: Tensor, group: DrawRows) -> None:
+    def _penalise(self, logits: Tensor, group: DrawRows) -> None:
+        """Penalties and bias of each row's own context."""
         sampling = group.sequence.request.sampling
-        context = _ContextCounts(group.sequence)
+        counts = _counts(group.sequence) if _has_penalties(sampling) else None
+        if counts is not None:
+            with counts.drafting():
+                for index in range(group.num_rows):
+                    if index:
+                        counts.append_draft(group.draft[index - 1])
+                    _penalise(logits[group.first_row + index], counts, sampling)
+        if sampling.logit_bias:
+            rows = logits[group.first_row : group.first_row + group.num_rows]
+            biased = torch.tensor(list(sampling.logit_bias), dtype=torch.int64, device=rows.device)
+            rows[:, biased] += torch.tensor(list(sampling.logit_bias.values()), dtype=rows.dtype, device=rows.device)
+
+    def _constrain(self, logits: Tensor, group: DrawRows) -> Mapping[int, Fault]:
+        """Tokens that a row may not draw: ends before min_tokens, and what the grammar doesn't allow, which goes first.
+
+        A grammar that is at its end allows nothing but an end, min_tokens or not.
+        """
+        sequence, sampling = group.sequence, group.sequence.request.sampling
+        masks = grammar.Masks(allowed=()) if sequence.grammar is None else sequence.grammar.masks(group.draft)
         for index in range(group.num_rows):
-            if index:
-                context.append(group.draft[index - 1])
             row = logits[group.first_row + index]
-            _penalise(row, context, sampling)
-            if sampling.logit_bias:
-                biased = torch.tensor(list(sampling.logit_bias), dtype=torch.int64, device=row.device)
-                row[biased] += torch.tensor(list(sampling.logit_bias.values()), dtype=row.dtype, device=row.device)
-            if group.sequence.num_emitted + index < sampling.min_tokens:
+            banned = torch.zeros(row.numel(), dtype=torch.bool)
+            if sequence.num_emitted + index < sampling.min_tokens:
                 # a model's own end token may lie beyond its logits: then nothing needs a mask
-                row[[token for token in self.stop_token_ids(sampling) if token < row.numel()]] = -torch.inf
+                ends = [token for token in self.stop_token_ids(sequence.request) if token < row.numel()]
+                banned[ends] = True
+            if index < len(masks.allowed):
+                allowed = torch.from_numpy(masks.allowed[index])
+                banned = ~(allowed & ~banned) if bool((allowed & ~banned).any()) else ~allowed
+            row.masked_fill_(banned.to(row.device), -torch.inf)
+        if masks.failure is None:
+            return {}
+        return {group.first_row + len(masks.allowed): Fault(message=masks.failure, code=grammar.FAILED)}
 
 
-class _ContextCounts:
-    """Tokens before a row: how often each was emitted, and the prompt's (with count 0 unless emitted)."""
-
-    def __init__(self, sequence: LiveSequence) -> None:
-        self.emitted: dict[int, int] = dict.fromkeys(sequence.request.prompt_token_ids, 0)
-        for token in sequence.token_ids[sequence.num_prompt_tokens :]:
-            self.append(token)
-
-    def append(self, token: int) -> None:
-        self.emitted[token] = self.emitted.get(token, 0) + 1
+def _counts(sequence: LiveSequence) -> TokenCounts:
+    if sequence.counts is None:
+        sequence.counts = TokenCounts(sequence.request.prompt_token_ids)
+    sequence.counts.catch_up(sequence.token_ids[sequence.num_prompt_tokens :])
+    return sequence.counts
 
 
-def _needs_adjusting(sampling: SamplingParams, sequence: LiveSequence) -> bool:
+def _has_penalties(sampling: SamplingParams) -> bool:
+    return (sampling.repetition_penalty, sampling.frequency_penalty, sampling.presence_penalty) != (1.0, 0.0, 0.0)
+
+
+def _needs_adjusting(sequence: LiveSequence) -> bool:
+    sampling = sequence.request.sampling
     return (
-        sampling.presence_penalty != 0.0
-        or sampling.frequency_penalty != 0.0
-        or sampling.repetition_penalty != 1.0
+        sequence.grammar is not None
+        or _has_penalties(sampling)
         or bool(sampling.logit_bias)
         or sequence.num_emitted < sampling.min_tokens
     )
 
 
-def _penalise(row: Tensor, context: _ContextCounts, sampling: SamplingParams) -> None:
+def _penalise(row: Tensor, context: TokenCounts, sampling: SamplingParams) -> None:
     """Repetition counts prompt and output; presence and frequency the output only (as OpenAI and vLLM do)."""
-    if (sampling.repetition_penalty, sampling.frequency_penalty, sampling.presence_penalty) == (1.0, 0.0, 0.0):
-        return
-    seen = torch.tensor(list(context.emitted), dtype=torch.int64, device=row.device)
-    counts = torch.tensor(list(context.emitted.values()), dtype=row.dtype, device=row.device)
+    seen = torch.from_numpy(context.token_ids).to(row.device)
+    counts = torch.from_numpy(context.counts).to(row.device)
     values = row[seen]
     penalty = sampling.repetition_penalty
     values = torch.where(values > 0, values / penalty, values * penalty)

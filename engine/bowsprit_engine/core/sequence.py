@@ -5,10 +5,13 @@ Knows neither torch nor how it is scheduled. `hidden` is opaque here: drafters a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from bowsprit_engine.core.grammar import GrammarState
 from bowsprit_engine.core.kv_cache import num_blocks_for
 from bowsprit_engine.core.request import Request, RequestMetrics
+from bowsprit_engine.core.token_counts import TokenCounts
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -29,10 +32,13 @@ class LiveSequence:
     num_draft_tokens: int = 0
     num_spec_steps: int = 0
     histogram: list[int] = field(default_factory=list)
+    grammar: GrammarState | None = None
+    counts: TokenCounts | None = None  # made when penalties first ask for them
 
     @classmethod
     def begin(cls, request: Request) -> LiveSequence:
-        return cls(request=request, token_ids=list(request.prompt_token_ids))
+        grammar = None if request.grammar is None else request.grammar.begin()
+        return cls(request=request, token_ids=list(request.prompt_token_ids), grammar=grammar)
 
     @property
     def request_id(self) -> str:
@@ -59,6 +65,10 @@ class LiveSequence:
         """Draft tokens after which, with the bonus, neither max_tokens nor the model's length is exceeded."""
         left = self.request.sampling.max_tokens - self.num_emitted
         return max(0, min(left, max_model_len - len(self.token_ids)) - 1)
+
+    def num_possible(self, draft: Sequence[int]) -> int:
+        """Leading tokens of a draft that may all be emitted: those beyond would be rows for nothing."""
+        return len(draft) if self.grammar is None else self.grammar.num_possible(draft)
 
     def record_step(self, *, drafter: str, num_drafted: int, num_accepted: int) -> None:
         """Count one decode step."""

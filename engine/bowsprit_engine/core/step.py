@@ -125,10 +125,10 @@ class Stepper:
         return dataclasses.replace(report, proposals=tuple(granted))
 
     def _fitting(self, sequence: LiveSequence, proposal: Proposal) -> Proposal:
-        """As much of a proposal as free KV blocks allow."""
+        """As much of a proposal as the sequence's grammar and free KV blocks allow."""
         if not proposal.token_ids:
             return proposal
-        num_granted = self._scheduler.reserve_drafts(sequence, len(proposal.token_ids))
+        num_granted = self._scheduler.reserve_drafts(sequence, sequence.num_possible(proposal.token_ids))
         return dataclasses.replace(proposal, token_ids=proposal.token_ids[:num_granted])
 
     def _count(self, plan: StepPlan, caps: StepCaps, drafting: PoolReport, committed: Sequence[Committed]) -> None:

@@ -1,0 +1,149 @@
+"""Output that keeps to a grammar: which tokens may follow, at every row of a step, and how much of a draft is possible.
+
+Decides by the grammar and the tokens emitted so far alone, so a constrained answer depends on nothing that was drafted.
+llguidance has the grammars; compiling happens in the caller's thread, not in the engine's. Refuses to know where a
+grammar comes from (schemas, tools, expressions: the server's matter) and what is drawn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from llguidance import LLMatcher, LLParserLimits, LLTokenizer
+from numpy.typing import NDArray
+
+from bowsprit_engine.errors import CallerError
+
+MAX_SOURCE_CHARACTERS = 65_536
+# What one grammar may cost: its own size, and the work of one mask (measured: 500 properties 5 ms; beyond, refused).
+LIMITS = LLParserLimits(max_grammar_size=10_000, step_max_items=10_000, verbose_errors=False)
+FAILED = "grammar_failed"
+
+Allowed = NDArray[np.bool_]  # [vocab], True where a token may be drawn
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Masks:
+    """`allowed[i]`: tokens that may be drawn at row i. Rows after a draft that can't be are left out: none is reached.
+
+    `failure`: why the row after the last of them has no mask, in the library's words; None where there is no such row.
+    """
+
+    allowed: tuple[Allowed, ...]
+    failure: str | None = None
+
+
+class GrammarCompiler:
+    """Grammars over one model's tokens. May be used from any thread."""
+
+    def __init__(
+        self,
+        tokenizer: LLTokenizer,  # with at least as many tokens as the model has logits
+        *,
+        vocab_size: int,
+        eos_token_ids: Sequence[int],  # one of them at least within the vocabulary: a grammar ends with it
+    ) -> None:
+        self.tokenizer = tokenizer
+        self._vocab_size = vocab_size
+        self._eos = frozenset(token for token in eos_token_ids if token < vocab_size)
+
+    def compile(self, source: str, *, limits: LLParserLimits = LIMITS) -> CompiledGrammar:
+        """A grammar from llguidance's own notation (`grammar_from_*`). Raises CallerError with the library's words."""
+        if len(source) > MAX_SOURCE_CHARACTERS:
+            raise CallerError(f"the grammar has {len(source)} characters, the limit is {MAX_SOURCE_CHARACTERS}")
+
+        def fresh() -> LLMatcher:
+            return LLMatcher(self.tokenizer, source, log_level=0, limits=limits)
+
+        matcher = fresh()
+        if not matcher.is_error():
+            _mask(matcher, self.tokenizer.vocab_size)  # finds what is too complex, and warms the lexer
+        if matcher.is_error():
+            raise CallerError(words_of(matcher.get_error()))
+        return CompiledGrammar(
+            matcher=matcher,
+            fresh=fresh,
+            eos_token_ids=self._eos,
+            vocab_size=self._vocab_size,
+            mask_size=self.tokenizer.vocab_size,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class CompiledGrammar:
+    """A grammar that no sequence has begun. `mask_size`: tokens of the tokenizer, which may be more than logits.
+
+    Copies of `matcher` share a lexer, warm and with one budget; `fresh` makes one that shares nothing.
+    """
+
+    matcher: LLMatcher
+    fresh: Callable[[], LLMatcher]
+    eos_token_ids: frozenset[int]
+    vocab_size: int
+    mask_size: int
+
+    def begin(self) -> GrammarState:
+        return GrammarState(self)
+
+
+class GrammarState:
+    """Where one sequence is in its grammar. Only the engine's thread touches it; preemption doesn't concern it."""
+
+    def __init__(self, grammar: CompiledGrammar) -> None:
+        self._grammar = grammar
+        self._matcher = grammar.matcher.deep_copy()
+        self._emitted: list[int] = []
+
+    def num_possible(self, draft: Sequence[int]) -> int:
+        """Leading tokens of a draft that may all be emitted, an end token not counted: its row could give no bonus."""
+        ends = self._grammar.eos_token_ids
+        end = next((index for index, token in enumerate(draft) if token in ends), len(draft))
+        return self._matcher.validate_tokens(list(draft[:end])) if end else 0
+
+    def masks(self, draft: Sequence[int]) -> Masks:
+        """What may follow the emitted tokens, and each draft after them; the state is as before when this returns."""
+        possible = list(draft[: self.num_possible(draft)])
+        allowed: list[Allowed] = []
+        for index in range(len(possible) + 1):
+            mask = self._mask_after(possible[:index])
+            if self._matcher.is_error():
+                failure = words_of(self._matcher.get_error())
+                self._begin_again(())
+                return Masks(allowed=tuple(allowed), failure=failure)
+            allowed.append(mask[: self._grammar.vocab_size])
+            if index < len(possible):
+                self._matcher.consume_token(possible[index])
+        self._matcher.rollback(len(possible))
+        return Masks(allowed=tuple(allowed))
+
+    def advance(self, token_ids: Sequence[int]) -> None:
+        """Tokens were emitted, the end token not among them."""
+        self._emitted.extend(token_ids)
+        self._matcher.consume_tokens(list(token_ids))  # a failure stays in the matcher, and the next mask finds it
+
+    def _mask_after(self, drafts: Sequence[int]) -> Allowed:
+        """The mask where the matcher is, after `drafts`. Only a fresh matcher's failure counts: what one may cost adds
+        up over rows that were drafted and other choices, on which an answer must not depend."""
+        mask = _mask(self._matcher, self._grammar.mask_size)
+        if self._matcher.is_error():
+            self._begin_again(drafts)
+            mask = _mask(self._matcher, self._grammar.mask_size)
+        return mask
+
+    def _begin_again(self, drafts: Sequence[int]) -> None:
+        """A matcher that failed never recovers."""
+        self._matcher = self._grammar.fresh()
+        self._matcher.consume_tokens([*self._emitted, *drafts])
+
+
+def words_of(error: str) -> str:
+    """The library's message without its state dump."""
+    return error.split("\n<non-verbose/>")[0].strip()[:1000]
+
+
+def _mask(matcher: LLMatcher, size: int) -> Allowed:
+    bits = np.zeros((size + 31) // 32, dtype=np.int32)
+    matcher.unsafe_compute_mask_ptr(bits.ctypes.data, bits.nbytes)
+    return np.unpackbits(bits.view(np.uint8), bitorder="little", count=size).view(np.bool_)
