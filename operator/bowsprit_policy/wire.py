@@ -169,6 +169,8 @@ class EngineStats(WireModel):
     probe_steps: int
     prefill_steps: int = 0  # steps that carried prompt rows; they are in no cell
     preemptions: int = 0
+    prefix_cache_queries: int = 0  # prompt tokens of admitted requests …
+    prefix_cache_hits: int = 0  # … and those of them whose KV was there
     drafters: tuple[DrafterStats, ...]
     cells: tuple[StepCell, ...]
     capture: CaptureStats = CaptureStats()

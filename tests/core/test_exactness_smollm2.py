@@ -118,3 +118,24 @@ def test_an_oracle_saves_most_steps_of_the_real_model(serve_model, model, expect
     (stats,) = served.engine.drafters()
     assert (stats.accepted_tokens, stats.reached) == (stats.drafted_tokens, stats.matched)
     assert stats.accepted_tokens > 0.75 * sum(map(len, known.values()))
+
+
+@pytest.mark.parametrize("sampling", SAMPLINGS)
+def test_what_the_prefix_cache_has_gives_the_same_bits(serve_model, model, sampling):
+    """Tokens and log-probabilities of prompts that are computed, and of the same ones whose KV is taken over."""
+    prompt = model.tokenizer.encode(TEXTS[0], add_special_tokens=False)
+    turn = {**SAMPLINGS[sampling], "seed": 7, "max_tokens": 20, "ignore_eos": True, "num_logprobs": 1}
+
+    def told(served):
+        first = served.submit("turn 1", prompt, **turn).wait()
+        again = served.submit("again", prompt, **turn).wait()
+        second = served.submit("turn 2", [*prompt, *first.token_ids, *prompt[:5]], **turn).wait()
+        answers = (first, again, second)
+        logprobs = [[entry for output in answer.outputs for entry in output.logprobs] for answer in answers]
+        return logprobs, [answer.last.metrics.num_cached_tokens for answer in answers]
+
+    computed, none = told(serve_model(has_prefix_cache=False, speculation_mode="off"))
+    shared, hits = told(serve_model(drafters=[NGramDrafter(name="drafter")], speculation_mode=4))
+
+    assert (shared, none) == (computed, [0, 0, 0])
+    assert hits == [0, (len(prompt) - 1) // 16 * 16, (len(prompt) + 19) // 16 * 16]

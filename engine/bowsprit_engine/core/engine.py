@@ -78,6 +78,8 @@ class Engine:
             num_blocks=settings.kv_blocks,
             max_batch_size=settings.max_batch_size,
             prefill_chunk=settings.prefill_chunk,
+            model_digest=settings.model_digest,
+            has_prefix_cache=settings.has_prefix_cache,
         )
         self._stepper = Stepper(
             runner=runner,
@@ -169,6 +171,8 @@ class Engine:
             requests_running=self._scheduler.num_running,
             requests_waiting=self._scheduler.num_waiting,
             kv_cache_usage=self._scheduler.blocks.usage,
+            prefix_cache_queries=self._scheduler.prefixes.num_queried,
+            prefix_cache_hits=self._scheduler.prefixes.num_hit,
             prompt_tokens=counts.prompt_tokens,
             generation_tokens=counts.generation_tokens,
             sequence_steps=counts.sequence_steps,

@@ -66,13 +66,17 @@ class TokenLogprob:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestMetrics:
-    """Speculation figures of one request, with vLLM's keys. histogram[i]: verify steps that accepted i drafts."""
+    """Speculation figures of one request, with vLLM's keys. histogram[i]: verify steps that accepted i drafts.
+
+    `num_cached_tokens`: tokens of the prompt whose KV the prefix cache had.
+    """
 
     num_spec_steps: int
     num_draft_tokens: int
     num_accepted_draft_tokens: int
     acceptance_histogram: tuple[int, ...]
     num_steps: int
+    num_cached_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,8 +6,9 @@ queue and the free blocks only.
 - Every decoding sequence is in every step. A prompt gets what is left of `prefill_chunk` tokens, oldest first, so a
   long prompt never holds running streams up by more than one chunk.
 - First come, first served. A sequence is admitted when all its tokens and one spare block per running sequence fit.
-- When blocks run out, the youngest goes back to the head of the queue with its tokens kept; it is recomputed later, and
-  resumes exactly, since a row's result depends only on its context.
+- When blocks run out, the youngest goes back to the head of the queue with its tokens kept; it is recomputed later, but
+  for what the prefix cache still has, and resumes exactly, since a row's result depends only on its context.
+- A prompt whose next block another one computes in this very step waits for that step and takes the block.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from collections import deque
 from dataclasses import dataclass
 
 from bowsprit_engine.core.kv_cache import BLOCK_SIZE, BlockAllocator, num_blocks_for
+from bowsprit_engine.core.prefix_cache import PrefixCache
 from bowsprit_engine.core.sequence import LiveSequence
 
 
@@ -48,8 +50,17 @@ class StepPlan:
 class Scheduler:
     """The waiting queue, the running sequences (oldest first in both) and the KV blocks."""
 
-    def __init__(self, *, num_blocks: int, max_batch_size: int, prefill_chunk: int) -> None:
+    def __init__(
+        self,
+        *,
+        num_blocks: int,
+        max_batch_size: int,
+        prefill_chunk: int,
+        model_digest: str = "",
+        has_prefix_cache: bool = True,
+    ) -> None:
         self.blocks = BlockAllocator(num_blocks)
+        self.prefixes = PrefixCache(self.blocks, model_digest=model_digest, is_on=has_prefix_cache)
         self._max_batch_size = max_batch_size
         self._prefill_chunk = prefill_chunk
         self._waiting: deque[LiveSequence] = deque()
@@ -79,17 +90,26 @@ class Scheduler:
         self._waiting.append(sequence)
 
     def remove(self, sequence: LiveSequence) -> None:
-        """Forget a sequence, wherever it is, and free its blocks at once."""
+        """Forget a sequence, wherever it is, and free its blocks at once; what they hold can be shared until reused."""
         if sequence in self._running:
             self._running.remove(sequence)
         elif sequence in self._waiting:
             self._waiting.remove(sequence)
         self._release(sequence)
 
+    def distrust(self, sequence: LiveSequence) -> None:
+        """Its KV may be wrong: nobody takes it over. Call it before `remove`."""
+        self.prefixes.distrust(sequence)
+
     def schedule(self) -> StepPlan:
         """Plan one step: room for one more token of every decoding sequence, then prompts within the chunk."""
+        for sequence in self._running:
+            self.prefixes.keep(sequence)
         preempted = self._make_room()
         self._admit()
+        for sequence in self._running:
+            if not sequence.is_decoding:
+                self.prefixes.advance(sequence)
         decodes = tuple(sequence for sequence in self._running if sequence.is_decoding)
         return StepPlan(decodes=decodes, prefills=self._prefills(), preempted=preempted)
 
@@ -119,30 +139,37 @@ class Scheduler:
     def _preempt_youngest(self) -> LiveSequence:
         sequence = self._running.pop()
         self._release(sequence)
+        sequence.num_preemptions += 1
         self._waiting.appendleft(sequence)
         return sequence
 
     def _admit(self) -> None:
         while self._waiting and len(self._running) < self._max_batch_size:
             sequence = self._waiting[0]
-            if sequence.num_missing_blocks + len(self._running) > self.blocks.num_free:
+            num_needed = sequence.num_missing_blocks - self.prefixes.num_in_use(sequence)
+            if num_needed + len(self._running) > self.blocks.num_free:
                 return
             self._waiting.popleft()
+            self.prefixes.begin(sequence)
             sequence.block_ids += self.blocks.allocate(sequence.num_missing_blocks)
             self._running.append(sequence)
 
     def _prefills(self) -> tuple[PrefillChunk, ...]:
         left = self._prefill_chunk
         chunks: list[PrefillChunk] = []
+        coming: set[bytes] = set()
         for sequence in self._running:
             num_tokens = min(left, len(sequence.token_ids) - sequence.num_computed)
-            if num_tokens and not sequence.is_decoding:
+            if num_tokens and not sequence.is_decoding and not self.prefixes.waits_for(sequence, coming):
                 chunks.append(PrefillChunk(sequence=sequence, num_tokens=num_tokens))
+                coming.update(self.prefixes.labels_of_chunk(sequence, num_tokens))
                 left -= num_tokens
         return tuple(chunks)
 
     def _release(self, sequence: LiveSequence) -> None:
+        self.prefixes.keep(sequence)
         self.blocks.release(sequence.block_ids)
         sequence.block_ids.clear()
+        sequence.num_labelled = 0
         sequence.num_computed = 0
         sequence.hidden = None

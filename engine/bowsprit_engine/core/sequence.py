@@ -20,12 +20,19 @@ class LiveSequence:
 
     `token_ids`: the prompt and everything emitted. `num_computed`: leading tokens whose K and V are in the cache.
     A sequence decodes when exactly its last token is not computed and was emitted; the prompt's last row prefills.
+    `block_labels`: of its leading full blocks, as far as they were asked for (tokens before the end never change).
+    `num_labelled`: leading blocks that the prefix cache has labelled or taken. `num_cached_tokens`: of the prompt, not
+    computed by this sequence.
     """
 
     request: Request
     token_ids: list[int]
     block_ids: list[int] = field(default_factory=list)
     num_computed: int = 0
+    block_labels: list[bytes] = field(default_factory=list)
+    num_labelled: int = 0
+    num_cached_tokens: int = 0
+    num_preemptions: int = 0
     hidden: object | None = None
     accepted_counts: list[int] = field(default_factory=list)  # per decode step
     drafter_names: list[str] = field(default_factory=list)  # per decode step, "" where nothing was drafted
@@ -87,4 +94,5 @@ class LiveSequence:
             num_accepted_draft_tokens=sum(self.accepted_counts),
             acceptance_histogram=tuple(self.histogram),
             num_steps=len(self.accepted_counts),
+            num_cached_tokens=self.num_cached_tokens,
         )

@@ -12,7 +12,10 @@ from bowsprit_engine.speculation.policy import SpeculationMode
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineSettings:
-    """Limits of one engine. `prefill_chunk`: most prompt tokens per step, over all sequences."""
+    """Limits of one engine. `prefill_chunk`: most prompt tokens per step, over all sequences.
+
+    `has_prefix_cache`: whether sequences share the KV blocks of what they have in common.
+    """
 
     model_name: str
     model_digest: str
@@ -21,6 +24,7 @@ class EngineSettings:
     kv_blocks: int
     draft_tokens_max: int
     prefill_chunk: int = 256
+    has_prefix_cache: bool = True
     speculation_mode: SpeculationMode = "auto"
     engine_id: str = field(default_factory=lambda: uuid.uuid4().hex[:8])
 

@@ -171,6 +171,8 @@ class Stepper:
         reason = output.finish_reason
         if reason is None:
             raise ValueError(f"request {sequence.request_id} ends without a reason")
+        if reason is FinishReason.ERROR:
+            self._scheduler.distrust(sequence)
         self._scheduler.remove(sequence)
         self._sequences.pop(sequence.request_id, None)
         self._pool.forget(sequence.request_id)

@@ -66,6 +66,8 @@ class EngineCollector(Collector):
             ("spec_decode_sequence_steps", "Decode steps, one per sequence.", stats.sequence_steps),
             ("spec_decode_probe_steps", "Steps that measured instead of following the table.", stats.probe_steps),
             ("prefill_steps", "Steps with prompt rows, which step_seconds leaves out.", stats.prefill_steps),
+            ("prefix_cache_queries", "Prompt tokens looked up in the prefix cache.", stats.prefix_cache_queries),
+            ("prefix_cache_hits", "Prompt tokens that it had.", stats.prefix_cache_hits),
             ("num_preemptions", "Sequences sent back to the queue for want of KV blocks.", stats.preemptions),
         ):
             yield self._counter(name, text, [({}, value)])
