@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import random
 import re
+import string
+from collections.abc import Callable, Iterator
+from contextlib import AbstractAsyncContextManager
 
 import openai
+import pytest
 
-from kube import Json, eventually
+from installation import sample
+from kube import Json, Kube, eventually
 from served_model import ServedModel
 from traffic import Answer, Prompt, ask, kept_up
 
+DIGIT_TOKENS = range(32, 42)  # SmolLM2's tokens of "0" to "9"
 WORDS = ["anchor", "bowsprit", "capstan", "davit", "ensign", "fender", "gunwale", "halyard", "jib", "keel"]
 
 
@@ -19,43 +26,56 @@ def repeating(number: int) -> Prompt:
     return Prompt(messages=({"role": "user", "content": text},), max_tokens=96)
 
 
-def rambling(number: int) -> Prompt:
-    """Text that nobody can predict: drafts are wrong nearly always."""
-    text = f"Write something surprising about the number {number}."
-    return Prompt(messages=({"role": "user", "content": text},), max_tokens=96, temperature=2.0, seed=number)
+def dicing(number: int) -> Prompt:
+    """Digits at random after many others: an n-gram drafter nearly always proposes, and is nearly always wrong."""
+    digits = "".join(random.Random(number).choices(string.digits, k=200))
+    return Prompt(
+        messages=({"role": "user", "content": f"Go on: {digits}"},),
+        max_tokens=96,
+        temperature=2.0,
+        seed=number,
+        logit_bias=dict.fromkeys(map(str, DIGIT_TOKENS), 100),
+    )
 
 
-async def traffic_until_the_table_moves(model: ServedModel, client: openai.AsyncOpenAI, workload: object) -> Json:
-    """The DraftPolicy after its next revision that every pod has acknowledged."""
-    before = model.policy["spec"]["revision"]
-
-    async def request(number: int) -> Answer:
-        return await ask(client, model.name, workload(number))  # type: ignore[operator]
-
-    def moved() -> Json | None:
-        policy = model.policy
-        has_moved = policy["spec"]["revision"] > before and model.has_everybody_acknowledged()
-        return policy if has_moved else None
-
-    async with kept_up(request, concurrency=2):
-        return await eventually(moved, seconds=240, what=f"a revision above {before}")
+@pytest.fixture
+def adapting(kube: Kube) -> Iterator[ServedModel]:
+    """A model of its own: nothing of this traffic is what another test's head learns from."""
+    kube.apply(sample(kube.namespace, name="adapting", training__mode="Off"))
+    yield ServedModel.when_ready(kube, "adapting")
+    kube.delete("smodel", "adapting")
 
 
-async def test_a_change_of_workload_moves_the_table(smollm2: ServedModel) -> None:
-    """Repeating, then rambling: the drafts get shorter, and the reason says what was measured."""
-    await eventually(lambda: smollm2.kube.get("dpol", smollm2.name), seconds=60, what="the first DraftPolicy")
-    async with smollm2.client() as client:
-
-        async def request(number: int) -> Answer:
-            return await ask(client, smollm2.name, repeating(number))
-
-        async with kept_up(request, concurrency=2) as answers:
+async def test_a_change_of_workload_moves_the_table(adapting: ServedModel) -> None:
+    """Repeating, then dicing: the drafts get shorter, and the reason says what was measured."""
+    await eventually(lambda: adapting.kube.get("dpol", adapting.name), seconds=60, what="the first DraftPolicy")
+    async with adapting.client() as client:
+        async with traffic(adapting, client, repeating) as answers:
             await eventually(lambda: len(answers) >= 60, seconds=180, what="60 answers")
-        repeated = smollm2.policy
-        moved = await traffic_until_the_table_moves(smollm2, client, rambling)
-    spec = moved["spec"]
-    assert spec["table"] != repeated["spec"]["table"]
+        repeated = adapting.policy
+        async with traffic(adapting, client, dicing) as answers:
+            await eventually(lambda: has_moved_from(repeated, adapting), seconds=240, what="another table in every pod")
+    spec = adapting.policy["spec"]
+    assert {answer.text.isdigit() for answer in answers} == {True}
+    assert draft_tokens(spec) < draft_tokens(repeated["spec"])
     assert re.search(r"\d+\.\d+", spec["message"])
-    decisions = smollm2.resource["status"]["decisions"]
+    decisions = adapting.resource["status"]["decisions"]
     newest = next(decision for decision in decisions if decision["kind"] == "DraftLength")
     assert (newest["reason"], newest["message"]) == (spec["reason"], spec["message"])
+
+
+def traffic(
+    model: ServedModel, client: openai.AsyncOpenAI, workload: Callable[[int], Prompt]
+) -> AbstractAsyncContextManager[list[Answer]]:
+    """Two streams of a workload while the body runs."""
+    return kept_up(lambda number: ask(client, model.name, workload(number)), concurrency=2)
+
+
+def has_moved_from(policy: Json, model: ServedModel) -> bool:
+    """Whether every pod has acknowledged a later revision than that of `policy`."""
+    return model.policy["spec"]["revision"] > policy["spec"]["revision"] and model.has_everybody_acknowledged()
+
+
+def draft_tokens(spec: Json) -> int:
+    """All caps of a table together."""
+    return sum(drafter["draftTokens"] for row in spec["table"] for drafter in row["drafters"])

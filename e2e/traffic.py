@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import httpx2
@@ -26,6 +26,7 @@ class Prompt:
     max_tokens: int = 64
     temperature: float = 0.0
     seed: int = 0
+    logit_bias: Mapping[str, int] = field(default_factory=dict)  # by token id
 
     def at(self, *, temperature: float, seed: int) -> Prompt:
         """The same question, drawn otherwise."""
@@ -86,6 +87,7 @@ async def ask(
         max_tokens=prompt.max_tokens,
         temperature=prompt.temperature,
         seed=prompt.seed,
+        logit_bias=dict(prompt.logit_bias),
         extra_body=speculation(is_on=is_speculative, drafter=drafter),
     )
     seconds = time.monotonic() - start
