@@ -74,6 +74,8 @@ class ScriptedEngine:
     cancelled: list[str] = field(default_factory=list)
     loads: list[tuple[str, DrafterLoad]] = field(default_factory=list)
     load_error: Exception | None = None
+    submit_error: Exception | None = None
+    num_cached_tokens: int = 0  # of every prompt
 
     def __post_init__(self) -> None:
         self.gate.set()
@@ -102,6 +104,8 @@ class ScriptedEngine:
     def submit(self, request: Request) -> None:
         if not self._is_ready:
             raise WorldError("the engine is draining", reason="Draining")
+        if self.submit_error is not None:
+            raise self.submit_error
         if request.speculation.drafter not in (None, "ngram", "head"):
             raise CallerError(f"no drafter {request.speculation.drafter!r}", param="speculation.drafter")
         self.requests.append(request)
@@ -113,7 +117,9 @@ class ScriptedEngine:
         self.was_cancelled.set()
 
     def stats(self) -> EngineStats:
-        return engine_stats(drafters=self.drafters(), cells=[step_cell(batch=1, rows=4, steps=10, milliseconds=5.0)])
+        cells = [step_cell(batch=1, rows=4, steps=10, milliseconds=5.0)]
+        stats = engine_stats(drafters=self.drafters(), cells=cells)
+        return stats.model_copy(update={"prefix_cache_queries": 60, "prefix_cache_hits": 48})
 
     def profile(self) -> Profile:
         return profile([step_cell()])
@@ -181,7 +187,7 @@ class ScriptedEngine:
                 token_ids=tokens,
                 logprobs=None if wanted is None else tuple(_logprob(token, wanted) for token in tokens),
                 finish_reason=reason,
-                metrics=None if reason is None else _metrics(steps),
+                metrics=None if reason is None else _metrics(steps, self.num_cached_tokens),
             )
         )
 
@@ -192,13 +198,14 @@ def _logprob(token_id: int, num_top: int) -> TokenLogprob:
     return TokenLogprob(token_id=token_id, logprob=-0.25, top=top[:num_top])
 
 
-def _metrics(steps: int) -> RequestMetrics:
+def _metrics(steps: int, num_cached_tokens: int) -> RequestMetrics:
     return RequestMetrics(
         num_spec_steps=4,
         num_draft_tokens=12,
         num_accepted_draft_tokens=6,
         acceptance_histogram=(1, 1, 1, 1),
         num_steps=steps,
+        num_cached_tokens=num_cached_tokens,
     )
 
 

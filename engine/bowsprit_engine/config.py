@@ -103,6 +103,15 @@ class ServeSettings(ControlSettings):
         json_schema_extra={"auto": "for a full batch of full sequences, at most a quarter of what is free"},
     )
     prefill_chunk: int = Field(default=256, ge=1, description="Most prompt tokens of one step, over all sequences.")
+    prefill_delay_steps: float = Field(
+        default=2.0,
+        ge=0,
+        description="Most that prompt tokens delay running streams by in a step, in steps without them.",
+    )
+    prefix_cache: Literal["on", "off"] = Field(
+        default="on", description="Whether requests of one tenant share the KV cache of what they have in common."
+    )
+    max_waiting: int = Field(default=256, ge=0, description="Most requests that wait; one more gets a 429.")
     draft_tokens_max: int = Field(default=8, ge=0, le=64, description="Most draft tokens of a sequence in one step.")
     drafter: Annotated[tuple[DrafterChoice, ...], NoDecode] = Field(
         default=(

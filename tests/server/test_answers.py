@@ -20,7 +20,12 @@ async def test_a_chat_answer_has_the_shape_that_openai_clients_read(serve: Serve
             "finish_reason": "stop",
         }
     ]
-    assert body["usage"] == {"prompt_tokens": 20, "completion_tokens": 7, "total_tokens": 27}
+    assert body["usage"] == {
+        "prompt_tokens": 20,
+        "completion_tokens": 7,
+        "total_tokens": 27,
+        "prompt_tokens_details": {"cached_tokens": 0},
+    }
     assert body["metrics"] == {
         "seed": 7,
         "speculative_decoding": {

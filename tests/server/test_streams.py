@@ -59,7 +59,12 @@ async def test_usage_comes_in_a_chunk_of_its_own_when_asked_for(serve: Serve) ->
     server = await serve(ScriptedEngine(answer=lambda request: b"abc"))
     last = (await server.stream(stream_options={"include_usage": True}))[-1]
     assert last["choices"] == []
-    assert last["usage"] == {"prompt_tokens": 20, "completion_tokens": 3, "total_tokens": 23}
+    assert last["usage"] == {
+        "prompt_tokens": 20,
+        "completion_tokens": 3,
+        "total_tokens": 23,
+        "prompt_tokens_details": {"cached_tokens": 0},
+    }
 
 
 async def test_choices_of_one_stream_are_told_apart_by_index(serve: Serve) -> None:

@@ -14,13 +14,14 @@ import torch
 from bowsprit_engine.core import admission
 from bowsprit_engine.core.counters import Counters, Snapshot
 from bowsprit_engine.core.inbox import Inbox, Mail
+from bowsprit_engine.core.prefill_chunk import chunk_limits
 from bowsprit_engine.core.request import FinishedRequest, Request
 from bowsprit_engine.core.runner import Runner
 from bowsprit_engine.core.sampling import Draw, Sampler, choose_draw
 from bowsprit_engine.core.scheduler import Scheduler
 from bowsprit_engine.core.settings import EngineSettings
 from bowsprit_engine.core.step import Stepper
-from bowsprit_engine.errors import CallerError, StalePolicyError, WorldError
+from bowsprit_engine.errors import CallerError, StalePolicyError
 from bowsprit_engine.models.uri import resolve_uri
 from bowsprit_engine.speculation import profile as profiling
 from bowsprit_engine.speculation.costs import StepTimes, measured_times
@@ -94,7 +95,7 @@ class Engine:
             max_model_len=settings.max_model_len,
             on_finished=on_finished,
         )
-        self._inbox = Inbox()
+        self._inbox = Inbox(max_inside=settings.max_batch_size + settings.max_waiting)
         self._num_failed_in_a_row = 0
         self._ready = threading.Event()
         self._thread = threading.Thread(target=self._run, name="bowsprit-engine", daemon=True)
@@ -121,15 +122,18 @@ class Engine:
         self._thread.join()
 
     def submit(self, request: Request) -> None:
-        """Queue a request. Raises CallerError for one that can never be served, WorldError while draining."""
+        """Queue a request.
+
+        Raises CallerError for one that can never be served, WorldError while draining (reason Draining) and for one
+        more than the queue holds (reason Overloaded).
+        """
         admission.check(
             request,
             max_model_len=self.settings.max_model_len,
             vocab_size=self._runner.config.vocab_size,
             drafter_names=self._drafters.keys(),
         )
-        if not self._inbox.submit(request):
-            raise WorldError("the engine is draining and takes no more requests", reason="Draining")
+        self._inbox.submit(request)
 
     def cancel(self, request_id: str) -> None:
         """End a request between two steps; its last output says `abort`. Unknown ids are ignored."""
@@ -250,10 +254,20 @@ class Engine:
             draft_tokens_max=self.settings.draft_tokens_max,
             kv_blocks=self.settings.kv_blocks,
         )
+        if self.settings.prefill_delay_steps is not None:
+            limits = chunk_limits(
+                self._profile.cells,
+                max_batch_size=self.settings.max_batch_size,
+                prefill_chunk=self.settings.prefill_chunk,
+                delay_steps=self.settings.prefill_delay_steps,
+            )
+            self._scheduler.limit_chunks(limits)
+            one, full = (limits.get(b, self.settings.prefill_chunk) for b in (1, self.settings.max_batch_size))
+            logger.info("a step carries %d prompt tokens beside one stream, %d beside a full batch", one, full)
 
     def _take_mail(self) -> bool:
         """Do what came; sleep when there is nothing to do. False when the engine should end."""
-        mail = self._inbox.take(wait=not self._scheduler.has_work)
+        mail = self._inbox.take(wait=not self._scheduler.has_work, num_inside=self._stepper.num_open)
         self._obey(mail)
         if mail.is_aborted:
             self._stepper.abort_all()
@@ -289,7 +303,7 @@ class Engine:
     def _close(self) -> None:
         """Nobody may wait for ever: end whatever is left, and answer what came last."""
         self._inbox.close(abort=True)
-        self._obey(self._inbox.take(wait=False))
+        self._obey(self._inbox.take(wait=False, num_inside=0))
         self._stepper.abort_all()
 
 

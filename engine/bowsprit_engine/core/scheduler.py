@@ -4,7 +4,7 @@ Decides which sequences get rows and KV blocks. Refuses to know torch, logits, d
 queue and the free blocks only.
 
 - Every decoding sequence is in every step. A prompt gets what is left of `prefill_chunk` tokens, oldest first, so a
-  long prompt never holds running streams up by more than one chunk.
+  long prompt never holds running streams up by more than one chunk, which is smaller beside streams than alone.
 - First come, first served. A sequence is admitted when all its tokens and one spare block per running sequence fit.
 - When blocks run out, the youngest goes back to the head of the queue with its tokens kept; it is recomputed later, but
   for what the prefix cache still has, and resumes exactly, since a row's result depends only on its context.
@@ -14,9 +14,11 @@ queue and the free blocks only.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from bowsprit_engine.core.kv_cache import BLOCK_SIZE, BlockAllocator, num_blocks_for
+from bowsprit_engine.core.prefill_chunk import limit_beside
 from bowsprit_engine.core.prefix_cache import PrefixCache
 from bowsprit_engine.core.sequence import LiveSequence
 
@@ -63,6 +65,7 @@ class Scheduler:
         self.prefixes = PrefixCache(self.blocks, model_digest=model_digest, is_on=has_prefix_cache)
         self._max_batch_size = max_batch_size
         self._prefill_chunk = prefill_chunk
+        self._chunk_limits: Mapping[int, int] = {}
         self._waiting: deque[LiveSequence] = deque()
         self._running: list[LiveSequence] = []
 
@@ -85,6 +88,10 @@ class Scheduler:
     @property
     def has_work(self) -> bool:
         return bool(self._waiting or self._running)
+
+    def limit_chunks(self, limits: Mapping[int, int]) -> None:
+        """Beside running streams a step carries no more prompt tokens than `prefill_chunk.chunk_limits` says."""
+        self._chunk_limits = limits
 
     def add(self, sequence: LiveSequence) -> None:
         self._waiting.append(sequence)
@@ -111,7 +118,8 @@ class Scheduler:
             if not sequence.is_decoding:
                 self.prefixes.advance(sequence)
         decodes = tuple(sequence for sequence in self._running if sequence.is_decoding)
-        return StepPlan(decodes=decodes, prefills=self._prefills(), preempted=preempted)
+        chunk = limit_beside(self._chunk_limits, num_decodes=len(decodes), prefill_chunk=self._prefill_chunk)
+        return StepPlan(decodes=decodes, prefills=self._prefills(chunk), preempted=preempted)
 
     def reserve_drafts(self, sequence: LiveSequence, num_drafts: int) -> int:
         """Give blocks to as many of `num_drafts` drafts as free ones allow, never preempting; the number granted."""
@@ -154,8 +162,8 @@ class Scheduler:
             sequence.block_ids += self.blocks.allocate(sequence.num_missing_blocks)
             self._running.append(sequence)
 
-    def _prefills(self) -> tuple[PrefillChunk, ...]:
-        left = self._prefill_chunk
+    def _prefills(self, left: int) -> tuple[PrefillChunk, ...]:
+        """Chunks of `left` tokens in all."""
         chunks: list[PrefillChunk] = []
         coming: set[bytes] = set()
         for sequence in self._running:

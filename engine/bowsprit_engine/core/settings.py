@@ -9,12 +9,16 @@ from bowsprit_engine.core.kv_cache import BLOCK_SIZE
 from bowsprit_engine.errors import CallerError
 from bowsprit_engine.speculation.policy import SpeculationMode
 
+LEAST = {"max_batch_size": 1, "max_model_len": 2, "draft_tokens_max": 0, "prefill_chunk": 1, "max_waiting": 0}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineSettings:
     """Limits of one engine. `prefill_chunk`: most prompt tokens per step, over all sequences.
 
-    `has_prefix_cache`: whether sequences share the KV blocks of what they have in common.
+    `has_prefix_cache`: whether sequences share the KV blocks of what they have in common. `prefill_delay_steps`: what
+    prompt tokens may delay running streams by in a step, in steps without them, as profiled; None: by any chunk.
+    `max_waiting`: requests that may wait beside those of a full batch.
     """
 
     model_name: str
@@ -24,7 +28,9 @@ class EngineSettings:
     kv_blocks: int
     draft_tokens_max: int
     prefill_chunk: int = 256
+    prefill_delay_steps: float | None = None
     has_prefix_cache: bool = True
+    max_waiting: int = 256
     speculation_mode: SpeculationMode = "auto"
     engine_id: str = field(default_factory=lambda: uuid.uuid4().hex[:8])
 
@@ -36,7 +42,7 @@ class EngineSettings:
                 f"less than one sequence of max_model_len {self.max_model_len}",
                 param="kv_cache_memory",
             )
-        for name, least in (("max_batch_size", 1), ("max_model_len", 2), ("draft_tokens_max", 0), ("prefill_chunk", 1)):
+        for name, least in LEAST.items():
             if getattr(self, name) < least:
                 raise CallerError(f"{name} is {getattr(self, name)}, the least is {least}", param=name)
         if isinstance(self.speculation_mode, int) and not 0 <= self.speculation_mode <= self.draft_tokens_max:

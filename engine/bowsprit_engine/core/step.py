@@ -54,6 +54,11 @@ class Stepper:
         self._sequences: dict[str, LiveSequence] = {}
         self._num_steps = 0
 
+    @property
+    def num_open(self) -> int:
+        """Sequences that run or wait."""
+        return len(self._sequences)
+
     def step(self) -> None:
         """Advance every running sequence by at least one token, and prompts by a chunk."""
         begin = time.perf_counter()

@@ -39,6 +39,9 @@ def as_response(error: Exception) -> JSONResponse:
             return _unavailable(str(error), error.reason)
         case WorldError(reason="Draining"):
             return _unavailable(str(error), error.reason)
+        case WorldError(reason="Overloaded"):
+            body = error_body(str(error), type="rate_limit_error", code=error.reason)
+            return JSONResponse(body, 429, headers={"retry-after": str(RETRY_AFTER_SECONDS)})
         case WorldError():
             return JSONResponse(error_body(str(error), type="server_error", code=error.reason), 500)
         case HTTPException():

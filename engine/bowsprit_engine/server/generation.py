@@ -71,6 +71,7 @@ class Totals:
     """Sums over the finished choices."""
 
     completion_tokens: int = 0
+    cached_by_prompt: dict[int, int] = field(default_factory=dict)  # of the choice of each that found the fewest
     metrics: list[RequestMetrics] = field(default_factory=list)
 
 
@@ -181,6 +182,8 @@ class Generation:
         choice.clock.finish(FinishReason.STOP if is_stopped or reason is None else reason)
         if output.metrics is not None:
             self.totals.metrics.append(output.metrics)
+            cached, prompt = output.metrics.num_cached_tokens, choice.index // self.plan.n
+            self.totals.cached_by_prompt[prompt] = min(cached, self.totals.cached_by_prompt.get(prompt, cached))
         if is_stopped:
             return
         if reason is FinishReason.ERROR:

@@ -121,10 +121,14 @@ class Replies:
         self._offsets[index] = self._offsets.get(index, 0) + sum(len(text) for text in shape["tokens"])
         return shape
 
-    def _usage(self) -> dict[str, int]:
-        prompt = self._generation.num_prompt_tokens
-        completion = self._generation.totals.completion_tokens
-        return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
+    def _usage(self) -> dict[str, Any]:
+        prompt, totals = self._generation.num_prompt_tokens, self._generation.totals
+        return {
+            "prompt_tokens": prompt,
+            "completion_tokens": totals.completion_tokens,
+            "total_tokens": prompt + totals.completion_tokens,
+            "prompt_tokens_details": {"cached_tokens": sum(totals.cached_by_prompt.values())},
+        }
 
     def _metrics(self) -> dict[str, Any]:
         return {

@@ -1,0 +1,143 @@
+"""What a long prompt may do to running streams, counted in steps and in what steps cost; who is refused at the door."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from bowsprit_engine.core.prefill_chunk import chunk_limits, limit_beside
+from bowsprit_engine.core.request import FinishReason
+from bowsprit_engine.errors import CallerError, WorldError
+from builders import step_cell
+from core.stepping import Stepping
+from fakes import FakeRunner
+
+# a step of this engine's CPU path, milliseconds by rows: bound by memory to 4 rows, by arithmetic beyond
+STEEP = {1: 9.4, 2: 10.4, 4: 13.5, 8: 20.9, 16: 36.0, 36: 74.0, 72: 141.0}
+FLAT = {1: 10.0, 8: 10.2, 32: 11.0, 72: 12.5}
+
+
+def cells_of(curve):
+    return [step_cell(batch=1, rows=rows, milliseconds=milliseconds) for rows, milliseconds in curve.items()]
+
+
+def limits_of(curve, delay_steps=2.0):
+    return chunk_limits(cells_of(curve), max_batch_size=8, prefill_chunk=256, delay_steps=delay_steps)
+
+
+def test_a_chunk_is_as_long_as_the_delay_allows():
+    """By the profile: a few tokens where rows cost arithmetic, hundreds where they are nearly free."""
+    assert limits_of(STEEP) == {1: 10, 2: 11, 3: 12, 4: 14, 5: 16, 6: 18, 7: 20, 8: 22}
+    assert limits_of(FLAT) == dict.fromkeys(range(1, 9), 256)
+    assert limits_of(STEEP, delay_steps=0.0) == dict.fromkeys(range(1, 9), 1)
+
+
+def test_contended_cells_stand_with_their_fastest_sample_and_a_curve_never_falls():
+    """What a busy machine measured is bounded by what it measured elsewhere."""
+    cells = [
+        step_cell(rows=1, milliseconds=10.0),
+        step_cell(rows=5, milliseconds=30.0),
+        step_cell(rows=9, milliseconds=20.0),
+        step_cell(rows=17, steps=0, contended=3).model_copy(update={"seconds": 0.09}),
+    ]
+    assert chunk_limits(cells, max_batch_size=1, prefill_chunk=64, delay_steps=2.0) == {1: 8}
+
+
+def test_without_a_profile_or_streams_there_is_no_limit():
+    """One cell has no slope; and who has the engine alone gets whole chunks."""
+    nothing = chunk_limits(cells_of({1: 9.0}), max_batch_size=8, prefill_chunk=256, delay_steps=2.0)
+    assert nothing == {}
+    assert limit_beside(nothing, num_decodes=3, prefill_chunk=256) == 256
+    assert limit_beside({1: 8, 2: 9}, num_decodes=0, prefill_chunk=256) == 256
+    assert limit_beside({1: 8, 2: 9}, num_decodes=2, prefill_chunk=256) == 9
+
+
+@pytest.mark.parametrize(("delay_steps", "is_within"), [(2.0, True), (None, False)])
+def test_a_prompt_of_2000_tokens_delays_running_streams_by_two_steps_at_the_99th_percentile(delay_steps, is_within):
+    """Every stream gets a token in every step; what a step costs beside the prompt is counted by the profile's curve.
+
+    Without the limit whole chunks of 256 tokens delay them by dozens of steps: the same count says so.
+    """
+    stepping = Stepping(num_blocks=300, prefill_chunk=256, max_model_len=2100)
+    if delay_steps is not None:
+        stepping.scheduler.limit_chunks(limits_of(STEEP, delay_steps))
+    rows = []
+    stepping.runner.before_forward = lambda batch: rows.append(batch.token_ids.numel())
+    streams = [f"stream {index}" for index in range(3)]
+    for index, stream in enumerate(streams):
+        stepping.submit(stream, [index + 1] * 3, max_tokens=400)
+    stepping.stepper.step()
+    rows.clear()
+    stepping.submit("long", [index % 59 for index in range(2000)], max_tokens=1)
+    told = []
+    while not stepping.outputs["long"]:
+        before = [len(stepping.outputs[stream]) for stream in streams]
+        stepping.stepper.step()
+        told += [len(stepping.outputs[stream]) - count for stream, count in zip(streams, before, strict=True)]
+
+    delays = sorted(seconds(count) / seconds(3) - 1.0 for count in rows for _ in streams)
+    assert set(told) == {1}
+    assert sum(rows) - 3 * len(rows) == 2000
+    assert (delays[int(0.99 * len(delays))] <= 2.0) is is_within
+
+
+def seconds(rows):
+    """The steep curve, read as linearly as the engine reads it."""
+    known = sorted(STEEP)
+    high = next((count for count in known if count >= rows), None)
+    if high is None:
+        return STEEP[72] + (rows - 72) * (STEEP[72] - STEEP[1]) / 71
+    low = max((count for count in known if count < rows), default=high)
+    share = 0.0 if low == high else (rows - low) / (high - low)
+    return STEEP[low] * (1 - share) + STEEP[high] * share
+
+
+def test_requests_are_served_in_the_order_in_which_they_came(serve):
+    """One at a time: each ends before the next one begins."""
+    served = serve(max_batch_size=1)
+    ended = []
+    answers = [
+        served.submit(
+            f"r{index}",
+            [5, 6, 7],
+            max_tokens=1 + index % 3,
+            on_output=lambda output: ended.append(output.request_id) if output.finish_reason else None,
+        )
+        for index in range(6)
+    ]
+    for answer in answers:
+        answer.wait()
+
+    assert ended == [f"r{index}" for index in range(6)]
+
+
+def test_one_more_than_the_queue_holds_is_refused_and_its_place_is_free_again_when_one_ends(serve):
+    """With the number and the limit; a request that was taken is never dropped for it."""
+    runner = FakeRunner()
+    served = serve(runner=runner, max_batch_size=1, max_waiting=2)
+    is_stepping, may_step = threading.Event(), threading.Event()
+
+    def hold(_):
+        is_stepping.set()
+        may_step.wait(30)
+
+    runner.before_forward = hold
+    taken = [served.submit("r0", [1], max_tokens=2)]
+    assert is_stepping.wait(30)
+    taken += [served.submit(f"r{index}", [1], max_tokens=2) for index in (1, 2)]
+
+    with pytest.raises(WorldError, match="3 requests run or wait, the limit is 3") as refusal:
+        served.submit("one more", [1], max_tokens=2)
+    may_step.set()
+    ends = [answer.wait().finish_reason for answer in taken]
+    later = served.submit("later", [1], max_tokens=2).wait()
+
+    assert (refusal.value.reason, ends) == ("Overloaded", [FinishReason.LENGTH] * 3)
+    assert later.finish_reason == FinishReason.LENGTH
+
+
+def test_a_negative_queue_is_refused(serve):
+    """The least is none."""
+    with pytest.raises(CallerError, match="max_waiting is -1, the least is 0"):
+        serve(max_waiting=-1)
