@@ -116,7 +116,7 @@ def test_a_truncated_gguf(tmp_path, part):
 @pytest.mark.parametrize(
     ("change", "cause"),
     [
-        (lambda writer: writer.add_string("llama.rope.scaling.type", "yarn"), "llama.rope.scaling.type='yarn'"),
+        (lambda writer: writer.add_string("llama.rope.scaling.type", "su"), "llama.rope.scaling.type='su'"),
         (lambda writer: writer.add_expert_count(8), "llama.expert_count=8"),
     ],
 )
