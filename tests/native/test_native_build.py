@@ -1,9 +1,12 @@
 """How the native library is built, named and found."""
 
+from pathlib import Path
+
 import pytest
 
 from bowsprit_engine.errors import WorldError
-from bowsprit_engine.kernels.native import find_library, load
+from bowsprit_engine.kernels import native
+from bowsprit_engine.kernels.native import find_libraries, load
 from bowsprit_engine.native import build as native_build
 from bowsprit_engine.native.variants import (
     COMMON_FLAGS,
@@ -18,11 +21,13 @@ from bowsprit_engine.native.variants import (
 
 AVX2 = frozenset({"avx2", "fma", "bmi2"})
 AVX512 = AVX2 | {"avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512_bf16"}
+AMX = AVX512 | {"amx_tile", "amx_bf16"}
 
 
 @pytest.mark.parametrize(
     ("features", "expected"),
     [
+        (AMX, ["amxbf16", "avx512bf16", "avx2"]),
         (AVX512, ["avx512bf16", "avx2"]),
         (AVX512 - {"avx512_bf16"}, ["avx2"]),
         (AVX2, ["avx2"]),
@@ -39,9 +44,27 @@ def test_a_variant_can_be_chosen_by_name(tmp_path):
     """To compare instruction sets; one that the processor lacks is refused with those that it has."""
     (tmp_path / "libbowsprit_avx2.so").write_bytes(b"")
 
-    assert tmp_path / "libbowsprit_avx2.so" == find_library(AVX512, (tmp_path,), "avx2")
+    assert [tmp_path / "libbowsprit_avx2.so"] == find_libraries(AVX512, (tmp_path,), "avx2")
     with pytest.raises(WorldError, match=r"BOWSPRIT_NATIVE_VARIANT is 'avx512bf16', this processor runs avx2"):
-        find_library(AVX2, (tmp_path,), "avx512bf16")
+        find_libraries(AVX2, (tmp_path,), "avx512bf16")
+
+
+def test_a_library_whose_instructions_the_system_refuses_is_passed_over(monkeypatch):
+    """A sandbox may refuse AMX's tiles although the processor has them; the next variant serves."""
+
+    class Library:
+        def __init__(self, path):
+            self.path = path
+
+        def bowsprit_is_permitted(self):
+            return int("amx" not in str(self.path))
+
+    monkeypatch.setattr(native, "load", Library)
+    refused, next_best = Path("libbowsprit_amxbf16.so"), Path("libbowsprit_avx512bf16.so")
+
+    assert next_best == native.first_permitted([refused, next_best]).path
+    with pytest.raises(WorldError, match=r"refuses the instructions of libbowsprit_amxbf16.so"):
+        native.first_permitted([refused])
 
 
 def test_features_are_read_from_cpuinfo(tmp_path):
@@ -59,14 +82,15 @@ def test_the_first_folder_that_has_a_library_wins(tmp_path):
         (tmp_path / name).write_bytes(b"")
     folders = (tmp_path / "none", tmp_path / "a", tmp_path / "b")
 
-    assert tmp_path / "a" / "libbowsprit_avx2.so" == find_library(AVX2, folders)
-    assert tmp_path / "b" / "libbowsprit_avx512bf16.so" == find_library(AVX512, folders)
+    lesser, better = tmp_path / "a" / "libbowsprit_avx2.so", tmp_path / "b" / "libbowsprit_avx512bf16.so"
+    assert [lesser] == find_libraries(AVX2, folders)
+    assert [better, lesser] == find_libraries(AMX, folders)
 
 
 def test_a_missing_library_says_where_it_was_looked_for_and_how_to_build_it(tmp_path):
     """Both folders are in the message."""
     with pytest.raises(WorldError) as missing:
-        find_library(AVX2, (tmp_path / "a", tmp_path / "b"))
+        find_libraries(AVX2, (tmp_path / "a", tmp_path / "b"))
 
     for part in (str(tmp_path / "a"), str(tmp_path / "b"), "libbowsprit_avx2.so", "bowsprit_engine.native.build"):
         assert part in str(missing.value)
@@ -75,7 +99,7 @@ def test_a_missing_library_says_where_it_was_looked_for_and_how_to_build_it(tmp_
 def test_a_processor_without_avx2_is_told_so(tmp_path):
     """It isn't a matter of a missing file."""
     with pytest.raises(WorldError, match="need a processor with AVX2"):
-        find_library(frozenset({"sse2"}), (tmp_path,))
+        find_libraries(frozenset({"sse2"}), (tmp_path,))
 
 
 def test_a_file_that_is_no_library_is_named(tmp_path):
@@ -134,7 +158,7 @@ def test_a_build_that_exists_is_not_made_again(tmp_path):
     """The file is trusted by its folder's name."""
     (tmp_path / "libbowsprit_avx2.so").write_text("made before")
 
-    assert [tmp_path / "libbowsprit_avx2.so"] == native_build.build(tmp_path, VARIANTS[1:])
+    assert [tmp_path / "libbowsprit_avx2.so"] == native_build.build(tmp_path, VARIANTS[-1:])
     assert (tmp_path / "libbowsprit_avx2.so").read_text() == "made before"
 
 
@@ -142,4 +166,4 @@ def test_every_variant_compiles_and_loads_and_says_its_name():
     """The one for a processor that this machine isn't too: loading runs none of its kernels."""
     paths = native_build.build(build_dir())
 
-    assert [load(path).bowsprit_variant() for path in paths] == [b"avx512bf16", b"avx2"]
+    assert [load(path).bowsprit_variant().decode() for path in paths] == [variant.name for variant in VARIANTS]

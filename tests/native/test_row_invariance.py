@@ -134,7 +134,7 @@ def test_the_number_of_threads_does_not_change_a_bit(tmp_path, num_threads):
     assert torch.equal(expected, runner.forward(step).logits)
 
 
-@pytest.mark.parametrize(("num_outputs", "num_inputs"), [(1, 1), (16, 2), (37, 63), (300, 576), (576, 1537)])
+@pytest.mark.parametrize(("num_outputs", "num_inputs"), [(1, 1), (16, 2), (37, 63), (49, 48), (300, 576), (576, 1537)])
 def test_a_packed_linear_gives_each_row_its_bits(num_outputs, num_inputs):
     """Against float32 on inputs rounded as the instruction set rounds them, and bitwise over 1 to 40 rows."""
     generator = torch.Generator().manual_seed(0)

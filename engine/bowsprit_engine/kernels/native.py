@@ -35,23 +35,36 @@ def library() -> ctypes.CDLL:
 
 @functools.cache
 def _loaded(name: str | None) -> ctypes.CDLL:
-    loaded = load(find_library(cpu_features(), search_path(), name))
+    loaded = first_permitted(find_libraries(cpu_features(), search_path(), name))
     _configure(loaded, available_cpus())
     return loaded
 
 
-def find_library(features: frozenset[str], folders: Sequence[Path], name: str | None = None) -> Path:
-    """The best variant (or the named one) that a processor with these features runs, in the first folder with it."""
+def first_permitted(paths: Sequence[Path]) -> ctypes.CDLL:
+    """The first library whose instructions the operating system grants: AMX's have to be asked for."""
+    for path in paths:
+        loaded = load(path)
+        if loaded.bowsprit_is_permitted():
+            return loaded
+    refused = ", ".join(path.name for path in paths)
+    raise WorldError(f"the operating system refuses the instructions of {refused}", reason="CpuNotSupported")
+
+
+def find_libraries(features: frozenset[str], folders: Sequence[Path], name: str | None = None) -> list[Path]:
+    """The variants (or the named one) that a processor with these features runs, the best first.
+
+    Each from the first folder that has it. Raises WorldError when there is none.
+    """
     variants = usable(features, name)
     if not variants and name is not None:
         names = ", ".join(variant.name for variant in usable(features)) or "none"
         raise WorldError(f"{CHOSEN_VARIANT} is {name!r}, this processor runs {names}", reason="CpuNotSupported")
     if not variants:
         raise WorldError("the native kernels need a processor with AVX2, FMA and BMI2", reason="CpuNotSupported")
-    for variant in variants:
-        for folder in folders:
-            if (folder / variant.file_name).is_file():
-                return folder / variant.file_name
+    places = [[folder / variant.file_name for folder in folders] for variant in variants]
+    found = [next(path for path in paths if path.is_file()) for paths in places if any(map(Path.is_file, paths))]
+    if found:
+        return found
     looked = ", ".join(dict.fromkeys(str(folder) for folder in folders))
     raise WorldError(
         f"no {' or '.join(variant.file_name for variant in variants)} in {looked}: "

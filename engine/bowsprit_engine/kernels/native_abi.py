@@ -91,6 +91,7 @@ class DrawArgs(Structure):
 SIGNATURES: dict[str, tuple[object, Sequence[object]]] = {
     "bowsprit_variant": (c_char_p, []),
     "bowsprit_last_error": (c_char_p, []),
+    "bowsprit_is_permitted": (c_int, []),
     "bowsprit_configure": (c_int, [c_int, POINTER(c_int), c_int]),
     "bowsprit_num_threads": (c_int, []),
     "bowsprit_packed_size": (c_int64, [c_int64, c_int64]),

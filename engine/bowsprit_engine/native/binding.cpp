@@ -7,6 +7,7 @@
 
 #include "draw.hpp"
 #include "gemm.hpp"
+#include "permission.hpp"
 #include "pool.hpp"
 #include "step.hpp"
 
@@ -70,6 +71,7 @@ struct DrawArgs {
 static Packed packed_of(const PackedArgs& args) { return {args.data, args.rows, args.columns}; }
 
 const char* bowsprit_variant() { return kVariant; }
+int bowsprit_is_permitted() { return is_permitted() ? 1 : 0; }
 const char* bowsprit_last_error() { return last_error.c_str(); }
 
 int bowsprit_configure(int num_threads, const int* cpus, int num_cpus) {

@@ -29,8 +29,11 @@ struct Product {
   Store how;
 };
 
-// Columns of blocks [begin, end), for all rows.
+// Columns of blocks [begin, end), for all rows. In gemm_vectors.cpp or gemm_tiles.cpp, as the instruction set has it.
 void multiply(const Product& product, int64_t begin, int64_t end);
+
+// Blocks whose columns `multiply` computes together: a multiple of it leaves no narrower tile over.
+int64_t blocks_per_tile(int64_t num_rows);
 
 // What to do with the columns of blocks [begin, end) of every row, by the thread that has just computed them.
 using OnBlocks = std::function<void(int64_t begin, int64_t end)>;

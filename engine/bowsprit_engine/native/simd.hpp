@@ -37,7 +37,11 @@ using Vec = __m512;
 using IntVec = __m512i;
 using Act = Bf16;  // what a matrix product reads: AVX512-BF16 multiplies pairs of bf16
 constexpr int kWidth = 16;
+#if defined(__AMX_BF16__)
+constexpr const char* kVariant = "amxbf16";  // as avx512bf16, with matrix products by tiles
+#else
 constexpr const char* kVariant = "avx512bf16";
+#endif
 
 inline Vec zero() { return _mm512_setzero_ps(); }
 inline Vec splat(float x) { return _mm512_set1_ps(x); }

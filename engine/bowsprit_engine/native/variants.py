@@ -46,15 +46,24 @@ class Variant:
         return f"libbowsprit_{self.name}.so"
 
 
+AVX512_FLAGS = (
+    "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx2", "-mfma", "-mbmi2",
+    "-mprefer-vector-width=512", "-Wno-uninitialized", "-Wno-maybe-uninitialized",  # g++ 12's own headers
+)  # fmt: skip
+AVX512_FEATURES = frozenset({"avx512f", "avx512bw", "avx512vl", "avx512dq", "avx2", "fma", "bmi2"})
+
 # The best first.
 VARIANTS = (
     Variant(
+        name="amxbf16",
+        flags=(*AVX512_FLAGS, "-mavx512bf16", "-mamx-tile", "-mamx-bf16"),
+        cpu_features=AVX512_FEATURES | {"avx512_bf16", "amx_tile", "amx_bf16"},
+        activations="bfloat16",
+    ),
+    Variant(
         name="avx512bf16",
-        flags=(
-            "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx512bf16", "-mavx2", "-mfma", "-mbmi2",
-            "-mprefer-vector-width=512", "-Wno-uninitialized", "-Wno-maybe-uninitialized",  # g++ 12's own headers
-        ),
-        cpu_features=frozenset({"avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512_bf16", "avx2", "fma", "bmi2"}),
+        flags=(*AVX512_FLAGS, "-mavx512bf16"),
+        cpu_features=AVX512_FEATURES | {"avx512_bf16"},
         activations="bfloat16",
     ),
     Variant(
@@ -63,7 +72,7 @@ VARIANTS = (
         cpu_features=frozenset({"avx2", "fma", "bmi2"}),
         activations="float32",
     ),
-)  # fmt: skip
+)
 
 
 def usable(features: frozenset[str], name: str | None = None) -> tuple[Variant, ...]:
