@@ -124,6 +124,11 @@ class ServeSettings(ControlSettings):
     speculation: Annotated[Literal["auto", "off"] | int, BeforeValidator(read_speculation)] = Field(
         default="auto", description="auto (what pays, up to the maximum), off, or a fixed number of draft tokens."
     )
+    tool_format: str = Field(
+        default="auto",
+        description="How the model writes calls of functions: auto, smollm2, hermes, llama3_json.",
+        json_schema_extra={"auto": "what its chat template teaches"},
+    )
     metrics_prefix: Literal["bowsprit", "vllm"] = Field(
         default="bowsprit", description="vllm: names that vLLM's dashboards read."
     )

@@ -15,12 +15,13 @@ from bowsprit_engine.server.access import Access, Trust
 from bowsprit_engine.server.app import create_app
 from bowsprit_engine.server.bridge import Bridge
 from bowsprit_engine.server.control import create_control_app
+from bowsprit_engine.server.grammars import Grammars
 from bowsprit_engine.server.latencies import Latencies
 from bowsprit_engine.server.lifecycle import Lifecycle, Served
 from bowsprit_engine.server.listeners import Listener
 from bowsprit_engine.server.metrics import EngineCollector
 from bowsprit_engine.server.prompts import PromptEncoder
-from scripted_engine import MAX_MODEL_LEN, VOCAB_SIZE, ScriptedEngine, byte_tokenizer
+from scripted_engine import END, MAX_MODEL_LEN, VOCAB_SIZE, ScriptedEngine, byte_tokenizer
 from server.running_server import RunningServer, Serve
 
 
@@ -38,6 +39,7 @@ async def serve() -> AsyncIterator[Serve]:
             template: str | None = None,
             metrics_prefix: str = "bowsprit",
             max_body_bytes: int = 1 << 20,
+            tool_format: str = "auto",
         ) -> RunningServer:
             engine = engine or ScriptedEngine()
             capture = capture or Capture(None)
@@ -47,11 +49,11 @@ async def serve() -> AsyncIterator[Serve]:
             if is_loaded:
                 engine.start()
                 stack.callback(engine.stop)
+                tokenizer = byte_tokenizer() if template is None else byte_tokenizer(template)
                 lifecycle.served = Served(
                     engine=engine,
-                    prompts=PromptEncoder(
-                        byte_tokenizer() if template is None else byte_tokenizer(template), max_model_len=MAX_MODEL_LEN
-                    ),
+                    prompts=PromptEncoder(tokenizer, max_model_len=MAX_MODEL_LEN, tool_format=tool_format),
+                    grammars=Grammars(tokenizer, vocab_size=VOCAB_SIZE, eos_token_ids=[END]),
                     bridge=Bridge(asyncio.get_running_loop()),
                     latencies=latencies,
                     capture=capture,

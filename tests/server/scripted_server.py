@@ -19,7 +19,7 @@ from bowsprit_engine.core.request import Request
 from bowsprit_engine.errors import EngineError
 from bowsprit_engine.options import command
 from bowsprit_engine.server.serve import Loaded, capture_from, serve
-from scripted_engine import MAX_MODEL_LEN, VOCAB_SIZE, ScriptedEngine, byte_tokenizer
+from scripted_engine import END, MAX_MODEL_LEN, VOCAB_SIZE, ScriptedEngine, byte_tokenizer
 
 STEP_SECONDS = 0.01
 
@@ -46,6 +46,7 @@ def load(settings: ServeSettings) -> Loaded:
         digest="d" * 64,
         max_model_len=MAX_MODEL_LEN,
         vocab_size=VOCAB_SIZE,
+        eos_token_ids=[END],
     )
 
 

@@ -12,6 +12,18 @@ from server.running_server import Serve
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {}}}
 
 
+JSON = {"type": "json_object"}
+SCHEMA = "response_format.json_schema.schema"
+
+
+def schema(definition: dict[str, Any]) -> dict[str, Any]:
+    return {"response_format": {"type": "json_schema", "json_schema": {"name": "answer", "schema": definition}}}
+
+
+def named(function: str) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": function}}
+
+
 @pytest.mark.parametrize(
     ("fields", "param", "words"),
     [
@@ -34,9 +46,28 @@ TOOL = {"type": "function", "function": {"name": "f", "parameters": {}}}
         ({"messages": []}, "messages", ("at least 1",)),
         ({"messages": [{"role": "wizard", "content": "x"}]}, "messages.0.role", ("wizard", "user")),
         ({"messages": [{"role": "user", "content": "x" * 600}]}, "messages", ("618", "512")),
-        ({"response_format": {"type": "json_schema"}}, "response_format.type", ("json_schema", "text")),
-        ({"tools": [TOOL]}, "tools", ("chat template",)),
-        ({"tools": [TOOL], "tool_choice": "required"}, "tool_choice", ("required", "auto")),
+        ({"response_format": {"type": "xml"}}, "response_format.type", ("xml", "json_schema")),
+        ({"response_format": {"type": "json_schema"}}, "response_format", ("json_schema is needed",)),
+        ({"tools": [TOOL]}, "tools", ("chat template", "smollm2, hermes, llama3_json")),
+        ({"tools": [TOOL, TOOL]}, "tools.1.function.name", ("'f'", "twice")),
+        ({"tool_choice": "required"}, "tool_choice", ("none",)),
+        ({"tools": [TOOL], "tool_choice": "maybe"}, "tool_choice", ("maybe", "required")),
+        ({"tools": [TOOL], "tool_choice": {"type": "function"}}, "tool_choice.function", ("missing",)),
+        ({"tools": [TOOL], "tool_choice": named("g")}, "tool_choice", ("'g'", "'f'")),
+        ({"structured_outputs": {}}, "structured_outputs", ("exactly one", "0")),
+        ({"structured_outputs": {"regex": "a", "choice": ["b"]}}, "structured_outputs", ("exactly one", "2")),
+        ({"structured_outputs": {"regex": "("}}, "structured_outputs.regex", ("unclosed group",)),
+        ({"structured_outputs": {"regex": "((a{90}){90}b)*"}}, "structured_outputs.regex", ("8101", "2000")),
+        ({"structured_outputs": {"json": "{"}}, "structured_outputs.json", ("not JSON",)),
+        ({"structured_outputs": {"grammar": "start: x"}}, "structured_outputs.grammar", ("doesn't know",)),
+        ({"structured_outputs": {"regex": "a"}, "response_format": JSON}, "structured_outputs", ("combined",)),
+        ({"response_format": JSON, "ignore_eos": True}, "ignore_eos", ("combined",)),
+        (schema({"type": "objct"}), SCHEMA, ("Invalid type: objct",)),
+        (schema({"properties": {"a": {"items": {"not": {}}}}}), f"{SCHEMA}.properties.a.items", ("not",)),
+        (schema({"$defs": {"x": {"type": 3}}, "$ref": "#/$defs/x"}), f"{SCHEMA}.$defs.x", ("type",)),
+        (schema({"$ref": "#/$defs/y"}), SCHEMA, ("/$defs/y", "does not exist")),
+        (schema({"pattern": "(a{99}){99}"}), SCHEMA, ("9801", "2000")),
+        (schema({"enum": ["x" * 70_000]}), SCHEMA, ("65536",)),
         ({"speculation": {"mode": "fast"}}, "speculation.mode", ("fast", "auto")),
         ({"speculation": {"max_draft_tokens": -1}}, "speculation.max_draft_tokens", ("-1", "0")),
         ({"speculation": {"drafter": "nobody"}}, "speculation.drafter", ("nobody",)),
@@ -145,7 +176,8 @@ async def test_while_draining_new_requests_get_503_and_running_ones_finish(serve
 
 async def test_tools_are_offered_by_a_template_that_can(serve: Serve) -> None:
     """And left out with tool_choice none, by any template."""
-    server = await serve(template=TEMPLATE + "{% if tools %}{{ tools[0].function.name }}{% endif %}")
+    template = TEMPLATE + "{% if tools %}{{ tools[0].function.name }}{% endif %}"
+    server = await serve(template=template, tool_format="hermes")
     await server.chat(tools=[TOOL])
     await server.chat(tools=[TOOL], tool_choice="none")
     ends = [bytes(token for token in r.prompt_token_ids if token < 256)[-2:] for r in server.engine.requests]

@@ -16,6 +16,7 @@ from fastapi.responses import JSONResponse, Response
 from pydantic import ValidationError
 from starlette.types import ASGIApp
 
+from bowsprit_engine.core.grammar import CompiledGrammar
 from bowsprit_engine.errors import CallerError
 from bowsprit_engine.server import errors
 from bowsprit_engine.server.edge import Edge, read_body
@@ -24,6 +25,8 @@ from bowsprit_engine.server.lifecycle import Lifecycle, Served
 from bowsprit_engine.server.replies import Kind, Replies
 from bowsprit_engine.server.sampling import sampling_params, speculation_params
 from bowsprit_engine.server.stream import EventStream, until_gone
+from bowsprit_engine.server.structured import structure_of
+from bowsprit_engine.server.tools import ToolUse, call_structure, tool_use
 from bowsprit_engine.server.wire import MAX_CHOICES, ChatBody, CompletionBody
 
 Body = TypeVar("Body", ChatBody, CompletionBody)
@@ -51,6 +54,7 @@ class _Ask:
     is_stream: bool
     includes_usage: bool
     has_logprobs: bool
+    use: ToolUse | None
 
 
 class _OpenAIPort:
@@ -72,9 +76,11 @@ class _OpenAIPort:
         if body is None:
             return NOBODY_READS
         _check_model(body.model, served)
-        prompt = served.prompts.chat(body)
-        plan = _plan(body, request, served, prompts=[prompt], prefix="chatcmpl")
-        return await _answer(request, served, _asked("chat", body, plan))
+        use = tool_use(body, served.prompts.tool_format)
+        prompt = served.prompts.chat(body, use)
+        grammar = await _grammar(body, served, use)
+        plan = _plan(body, request, served, prompts=[prompt], prefix="chatcmpl", grammar=grammar)
+        return await _answer(request, served, _asked("chat", body, plan, use))
 
     async def complete(self, request: Request) -> Response:
         served = self._lifecycle.ready()
@@ -83,8 +89,9 @@ class _OpenAIPort:
             return NOBODY_READS
         _check_model(body.model, served)
         prompts = served.prompts.completion(body)
-        plan = _plan(body, request, served, prompts=prompts, prefix="cmpl")
-        return await _answer(request, served, _asked("completion", body, plan))
+        grammar = await _grammar(body, served, None)
+        plan = _plan(body, request, served, prompts=prompts, prefix="cmpl", grammar=grammar)
+        return await _answer(request, served, _asked("completion", body, plan, None))
 
     async def _read(self, request: Request, kind: type[Body]) -> Body | None:
         content = await read_body(request.receive, request.headers, limit=self._max_body_bytes)
@@ -96,8 +103,32 @@ class _OpenAIPort:
             raise errors.explain(dict(error.errors(include_url=False)[0])) from error
 
 
+async def _grammar(body: ChatBody | CompletionBody, served: Served, use: ToolUse | None) -> CompiledGrammar | None:
+    """What the answer must keep to, None for nothing. Calls that may be made, but needn't, are not held to schemas that
+    can't be executed: free text is allowed then, and so is a call with other arguments."""
+    answer = structure_of(body)
+    is_promised = answer is not None or (use is not None and use.must_call)
+    if body.ignore_eos and is_promised:
+        raise CallerError("ignore_eos can't be combined with an answer's form: its end ends it", param="ignore_eos")
+    if body.ignore_eos:
+        return None
+    try:
+        structure = answer if use is None else call_structure(use, answer)
+        return None if structure is None else await served.grammars.compile(structure)
+    except CallerError:
+        if is_promised:
+            raise
+        return None
+
+
 def _plan(
-    body: ChatBody | CompletionBody, request: Request, served: Served, *, prompts: list[tuple[int, ...]], prefix: str
+    body: ChatBody | CompletionBody,
+    request: Request,
+    served: Served,
+    *,
+    prompts: list[tuple[int, ...]],
+    prefix: str,
+    grammar: CompiledGrammar | None,
 ) -> Plan:
     n = body.n or 1
     if len(prompts) * n > MAX_CHOICES:
@@ -116,6 +147,7 @@ def _plan(
         n=n,
         sampling=sampling,
         speculation=speculation_params(body),
+        grammar=grammar,
         stops=body.stop_texts,
         tenant=served.capture.tenant(request.headers, user=body.user),
         capture_allowed=served.capture.is_allowed(request.headers),
@@ -132,13 +164,14 @@ def _check_tokens(prompt: tuple[int, ...], vocab_size: int, param: str) -> None:
         )
 
 
-def _asked(kind: Kind, body: ChatBody | CompletionBody, plan: Plan) -> _Ask:
+def _asked(kind: Kind, body: ChatBody | CompletionBody, plan: Plan, use: ToolUse | None) -> _Ask:
     return _Ask(
         kind=kind,
         plan=plan,
         is_stream=bool(body.stream),
         includes_usage=body.includes_usage,
         has_logprobs=plan.sampling.num_logprobs is not None,
+        use=use,
     )
 
 
@@ -154,6 +187,8 @@ async def _answer(request: Request, served: Served, ask: _Ask) -> Response:
         fingerprint=served.fingerprint,
         reader=tokenizer,
         has_logprobs=ask.has_logprobs,
+        includes_usage=ask.is_stream and ask.includes_usage,
+        use=ask.use,
     )
     if ask.is_stream:
         is_chat = ask.kind == "chat"

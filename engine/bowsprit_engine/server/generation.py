@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
+from bowsprit_engine.core.grammar import FAILED, CompiledGrammar
 from bowsprit_engine.core.request import (
     FinishReason,
     Request,
@@ -21,7 +22,7 @@ from bowsprit_engine.core.request import (
     StepOutput,
     TokenLogprob,
 )
-from bowsprit_engine.errors import WorldError
+from bowsprit_engine.errors import CallerError, WorldError
 from bowsprit_engine.server.bridge import Bridge
 from bowsprit_engine.server.errors import UnavailableError
 from bowsprit_engine.server.handle import EngineHandle
@@ -40,6 +41,7 @@ class Plan:
     n: int
     sampling: SamplingParams
     speculation: SpeculationParams
+    grammar: CompiledGrammar | None = None
     stops: tuple[str, ...] = ()
     tenant: str = ""
     capture_allowed: bool = True
@@ -63,6 +65,7 @@ class _Choice:
     detokenizer: Detokenizer
     stops: StopStrings
     clock: RequestClock
+    num_tokens: int = 0
     is_finished: bool = False
 
 
@@ -109,7 +112,8 @@ class Generation:
         return sum(len(prompt) for prompt in self.plan.prompts)
 
     async def pieces(self) -> AsyncIterator[Piece]:
-        """Pieces of all choices as they come. Raises WorldError when a choice ends in an error or by a shutdown."""
+        """Pieces of all choices as they come. Raises WorldError when a choice ends in an error or by a shutdown,
+        CallerError when its own grammar is why."""
         while not all(choice.is_finished for choice in self._choices.values()):
             output = await self._outputs.get()
             piece = self._take(self._choices[output.request_id], output)
@@ -133,6 +137,7 @@ class Generation:
             sampling=replace(plan.sampling, seed=(plan.sampling.seed + choice_number) % 2**SEED_BITS),
             speculation=plan.speculation,
             on_output=deliver,  # type: ignore[arg-type]
+            grammar=plan.grammar,
             tenant=plan.tenant,
             capture_allowed=plan.capture_allowed,
             arrival_seconds=arrival,
@@ -162,12 +167,18 @@ class Generation:
         )
 
     def _read(self, choice: _Choice, output: StepOutput) -> tuple[str, int]:
-        """(text that may be shown, tokens that count). A stop token has no text; after a stop string nothing counts."""
+        """(text that may be shown, tokens that count). A stop token has no text; after a stop string nothing counts.
+
+        As in vLLM, a stop string is looked for behind the first min_tokens tokens only.
+        """
         pieces = []
         is_stop_token = output.finish_reason is FinishReason.STOP
         for number, token_id in enumerate(output.token_ids, start=1):
+            choice.num_tokens += 1
             if not (is_stop_token and number == len(output.token_ids)):
-                pieces.append(choice.stops.push(choice.detokenizer.push(token_id)))
+                text = choice.detokenizer.push(token_id)
+                is_early = choice.num_tokens <= self.plan.sampling.min_tokens
+                pieces.append(text if is_early else choice.stops.push(text))
             if choice.stops.is_stopped:
                 return "".join(pieces), number
         if output.finish_reason is not None:
@@ -186,6 +197,8 @@ class Generation:
             self.totals.cached_by_prompt[prompt] = min(cached, self.totals.cached_by_prompt.get(prompt, cached))
         if is_stopped:
             return
+        if reason is FinishReason.ERROR and output.error_code == FAILED:
+            raise CallerError(f"the answer's form is too complex to go on: {output.error}", code=FAILED)
         if reason is FinishReason.ERROR:
             raise WorldError(output.error or "the engine failed", reason="EngineFailure")
         if reason is FinishReason.ABORT:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from bowsprit_engine.capture.intake import Capture
 from bowsprit_engine.server.bridge import Bridge
 from bowsprit_engine.server.errors import UnavailableError
+from bowsprit_engine.server.grammars import Grammars
 from bowsprit_engine.server.handle import EngineHandle
 from bowsprit_engine.server.latencies import Latencies
 from bowsprit_engine.server.prompts import PromptEncoder
@@ -22,6 +23,7 @@ class Served:
 
     engine: EngineHandle
     prompts: PromptEncoder
+    grammars: Grammars
     bridge: Bridge
     latencies: Latencies
     capture: Capture

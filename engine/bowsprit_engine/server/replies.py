@@ -6,14 +6,17 @@ Decides JSON shapes only. A reply's `metrics` holds `seed` (of the first choice;
 
 from __future__ import annotations
 
+import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from bowsprit_engine.core.request import FinishReason, RequestMetrics, TokenLogprob
 from bowsprit_engine.server.generation import Generation, Piece
 from bowsprit_engine.server.logprobs import TokenReader, chat_logprobs, completion_logprobs
+from bowsprit_engine.server.tool_calls import CallArguments, CallBegins, CallReader, Event, Text
+from bowsprit_engine.server.tools import ToolUse
 
 Kind = Literal["chat", "completion"]
 _OBJECTS = {
@@ -29,6 +32,7 @@ class _Whole:
     """One choice of an answer that isn't streamed."""
 
     texts: list[str] = field(default_factory=list)
+    calls: list[dict[str, Any]] = field(default_factory=list)
     logprobs: list[TokenLogprob] = field(default_factory=list)
     finish_reason: FinishReason | None = None
 
@@ -45,11 +49,17 @@ class Replies:
         fingerprint: str,
         reader: TokenReader,
         has_logprobs: bool,
+        includes_usage: bool = False,
+        use: ToolUse | None = None,
     ) -> None:
+        """`includes_usage`: a stream's chunks have a `usage`, null but for the last. `use`: calls that may be made."""
         self._kind = kind
         self._generation = generation
         self._reader = reader
         self._has_logprobs = has_logprobs
+        self._includes_usage = includes_usage
+        self._use = use
+        self._call_readers: dict[int, CallReader] = {}
         self._base = {
             "id": generation.plan.request_id,
             "created": int(time.time()),
@@ -63,7 +73,8 @@ class Replies:
         choices: dict[int, _Whole] = {}
         async for piece in self._generation.pieces():
             choice = choices.setdefault(piece.index, _Whole())
-            choice.texts.append(piece.text)
+            for event in self._events(piece):
+                _add(event, choice)
             choice.logprobs += piece.logprobs
             choice.finish_reason = piece.finish_reason or choice.finish_reason
         return {
@@ -77,13 +88,19 @@ class Replies:
         """The first chunk of a chat choice."""
         return self._chunk(index, {"delta": {"role": "assistant", "content": ""}})
 
-    def piece_chunk(self, piece: Piece, *, is_last: bool) -> dict[str, Any]:
-        """A piece of text. The last chunk of a stream carries `metrics`."""
-        content = {"delta": {"content": piece.text} if piece.text else {}} if self._is_chat else {"text": piece.text}
-        chunk = self._chunk(piece.index, content, finish_reason=piece.finish_reason)
-        if self._has_logprobs and piece.logprobs:
-            chunk["choices"][0]["logprobs"] = self._logprobs(piece.index, piece.logprobs)
-        return chunk | {"metrics": self._metrics()} if is_last else chunk
+    def piece_chunks(self, piece: Piece, *, is_last: bool) -> Iterator[dict[str, Any]]:
+        """What is new of a choice; nothing while all of it is held back. A stream's last chunk carries `metrics`."""
+        contents = [self._content(event) for event in self._events(piece)]
+        is_end = piece.finish_reason is not None
+        if not contents and (piece.logprobs or is_end):
+            contents = [{"delta": {}} if self._is_chat else {"text": ""}]
+        for number, content in enumerate(contents, start=1):
+            is_final = is_end and number == len(contents)
+            reason = self._reason(piece.index, piece.finish_reason) if is_final else None
+            chunk = self._chunk(piece.index, content, finish_reason=reason)
+            if self._has_logprobs and piece.logprobs and number == 1:
+                chunk["choices"][0]["logprobs"] = self._logprobs(piece.index, piece.logprobs)
+            yield chunk | {"metrics": self._metrics()} if is_last and is_final else chunk
 
     def usage_chunk(self) -> dict[str, Any]:
         return {**self._head(is_chunk=True), "choices": [], "usage": self._usage(), "metrics": self._metrics()}
@@ -92,26 +109,53 @@ class Replies:
     def _is_chat(self) -> bool:
         return self._kind == "chat"
 
+    def _events(self, piece: Piece) -> list[Event]:
+        """The piece's text, and calls in it where there may be some."""
+        if self._use is None:
+            return [Text(piece.text)] if piece.text else []
+        reader = self._call_readers.get(piece.index)
+        if reader is None:
+            names = frozenset(tool.function.name for tool in self._use.tools)
+            reader = self._call_readers[piece.index] = CallReader(self._use.form, names=names)
+        events = reader.push(piece.text)
+        return events if piece.finish_reason is None else [*events, *reader.flush()]
+
+    def _content(self, event: Event) -> dict[str, Any]:
+        match event:
+            case Text(text):
+                return {"delta": {"content": text}} if self._is_chat else {"text": text}
+            case CallBegins(index, name):
+                return {"delta": {"tool_calls": [{"index": index, **_call(name)}]}}
+            case CallArguments(index, text):
+                return {"delta": {"tool_calls": [{"index": index, "function": {"arguments": text}}]}}
+
+    def _reason(self, index: int, reason: FinishReason | None) -> str | None:
+        reader = self._call_readers.get(index)
+        if reason is FinishReason.STOP and reader is not None and reader.num_calls:
+            return "tool_calls"
+        return None if reason is None else reason.value
+
     def _head(self, *, is_chunk: bool) -> dict[str, Any]:
         return {**self._base, "object": _OBJECTS[self._kind, is_chunk]}
 
-    def _chunk(self, index: int, content: dict[str, Any], finish_reason: FinishReason | None = None) -> dict[str, Any]:
-        reason = None if finish_reason is None else finish_reason.value
-        return {
-            **self._head(is_chunk=True),
-            "choices": [{"index": index, **content, "logprobs": None, "finish_reason": reason}],
-        }
+    def _chunk(self, index: int, content: dict[str, Any], finish_reason: str | None = None) -> dict[str, Any]:
+        choice = {"index": index, **content, "logprobs": None, "finish_reason": finish_reason}
+        usage = {"usage": None} if self._includes_usage else {}
+        return {**self._head(is_chunk=True), "choices": [choice], **usage}
 
     def _whole_choice(self, index: int, choice: _Whole) -> dict[str, Any]:
         text = "".join(choice.texts)
-        content: dict[str, Any] = (
-            {"message": {"role": "assistant", "content": text, "refusal": None}} if self._is_chat else {"text": text}
-        )
+        content: dict[str, Any] = {"text": text}
+        if self._is_chat:
+            message: dict[str, Any] = {"role": "assistant", "content": text, "refusal": None}
+            if choice.calls:
+                message |= {"content": text or None, "tool_calls": choice.calls}
+            content = {"message": message}
         return {
             "index": index,
             **content,
             "logprobs": self._logprobs(index, choice.logprobs) if self._has_logprobs else None,
-            "finish_reason": None if choice.finish_reason is None else choice.finish_reason.value,
+            "finish_reason": self._reason(index, choice.finish_reason),
         }
 
     def _logprobs(self, index: int, tokens: Sequence[TokenLogprob]) -> dict[str, Any]:
@@ -135,6 +179,20 @@ class Replies:
             "seed": self._generation.plan.sampling.seed,
             "speculative_decoding": speculative_decoding(self._generation.totals.metrics),
         }
+
+
+def _call(name: str) -> dict[str, Any]:
+    return {"id": f"call_{secrets.token_hex(12)}", "type": "function", "function": {"name": name, "arguments": ""}}
+
+
+def _add(event: Event, choice: _Whole) -> None:
+    match event:
+        case Text(text):
+            choice.texts.append(text)
+        case CallBegins(_, name):
+            choice.calls.append(_call(name))
+        case CallArguments(index, text):
+            choice.calls[index]["function"]["arguments"] += text
 
 
 def speculative_decoding(parts: Sequence[RequestMetrics]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import logging
 import signal
 import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -25,6 +25,7 @@ from bowsprit_engine.server.access import Access, Trust
 from bowsprit_engine.server.app import create_app
 from bowsprit_engine.server.bridge import Bridge
 from bowsprit_engine.server.control import create_control_app
+from bowsprit_engine.server.grammars import Grammars
 from bowsprit_engine.server.handle import EngineHandle
 from bowsprit_engine.server.latencies import Latencies
 from bowsprit_engine.server.lifecycle import Lifecycle, Served
@@ -48,6 +49,7 @@ class Loaded:
     digest: str
     max_model_len: int
     vocab_size: int
+    eos_token_ids: Sequence[int]
 
 
 async def serve(settings: ServeSettings, load: Callable[[ServeSettings], Loaded] | None = None) -> None:
@@ -93,6 +95,9 @@ async def _load(
     began = time.monotonic()
     latencies = Latencies(registry, prefix=settings.metrics_prefix, model_name=settings.served_name)
     loaded = await in_thread(lambda: load(settings))
+    grammars = await in_thread(
+        lambda: Grammars(loaded.tokenizer, vocab_size=loaded.vocab_size, eos_token_ids=loaded.eos_token_ids)
+    )
     EngineCollector(
         loaded.engine, loaded.capture, prefix=settings.metrics_prefix, model_name=settings.served_name
     ).register(registry)
@@ -105,7 +110,8 @@ async def _load(
     )
     return Served(
         engine=loaded.engine,
-        prompts=PromptEncoder(loaded.tokenizer, max_model_len=loaded.max_model_len),
+        prompts=PromptEncoder(loaded.tokenizer, max_model_len=loaded.max_model_len, tool_format=settings.tool_format),
+        grammars=grammars,
         bridge=Bridge(asyncio.get_running_loop()),
         latencies=latencies,
         capture=loaded.capture,
@@ -129,6 +135,7 @@ def _load_model(settings: ServeSettings) -> Loaded:
         digest=model.digest,
         max_model_len=model.config.max_model_len,
         vocab_size=model.config.vocab_size,
+        eos_token_ids=model.config.eos_token_ids,
     )
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from bowsprit_engine.errors import WorldError
+from bowsprit_engine.errors import CallerError, WorldError
 from bowsprit_engine.server.errors import error_body
 from bowsprit_engine.server.generation import Generation
 from bowsprit_engine.server.replies import Replies
@@ -55,10 +55,12 @@ async def events(
                 yield _event(replies.role_chunk(piece.index))
             is_end = piece.finish_reason is not None
             num_open -= is_end
-            if piece.text or piece.logprobs or is_end:
-                yield _event(replies.piece_chunk(piece, is_last=num_open == 0 and not includes_usage))
+            for chunk in replies.piece_chunks(piece, is_last=num_open == 0 and not includes_usage):
+                yield _event(chunk)
         if includes_usage:
             yield _event(replies.usage_chunk())
+    except CallerError as error:
+        yield _event(error_body(str(error), type="invalid_request_error", code=error.code))
     except WorldError as error:
         logger.warning("request %s ends in an error: %s", generation.plan.request_id, error)
         yield _event(error_body(str(error), type="server_error", code=error.reason))

@@ -6,17 +6,29 @@ and ignored by name; any other unknown field is refused. Knows neither tokenizer
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    field_validator,
+    model_validator,
+)
 
 MAX_CHOICES = 128
 MAX_PROMPTS = 128
 MAX_STOPS = 16
 MAX_TOP_LOGPROBS = 20
+MAX_ANSWERS = 512  # of a `choice`
+MAX_EXPRESSION_CHARACTERS = 4096
 
 Text = Annotated[str, Field(max_length=4_000_000)]
 StopText = Annotated[str, Field(min_length=1, max_length=512)]
+ChoiceText = Annotated[str, Field(min_length=1, max_length=4096)]
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
 TokenIds = Annotated[list[TokenId], Field(min_length=1)]
 Number = Annotated[float, Field(allow_inf_nan=False)]
@@ -45,6 +57,24 @@ class Speculation(BaseModel):
     drafter: str | None = Field(default=None, min_length=1, max_length=63)
 
 
+class StructuredOutputs(BaseModel):
+    """vLLM's extension: the output's form, as exactly one of these."""
+
+    model_config = _STRICT
+
+    json_value: Annotated[dict[str, Any] | str | None, Field(alias="json")] = None  # a schema, or its text
+    regex: str | None = Field(default=None, min_length=1, max_length=MAX_EXPRESSION_CHARACTERS)
+    choice: list[ChoiceText] | None = Field(default=None, min_length=1, max_length=MAX_ANSWERS)
+    json_object: Literal[True] | None = None
+
+    @model_validator(mode="after")
+    def _is_one(self) -> Self:
+        given = [name for name in ("json_value", "regex", "choice", "json_object") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(f"exactly one of json, regex, choice and json_object is needed, there are {len(given)}")
+        return self
+
+
 class GenerationBody(BaseModel):
     """What chat and text completions share."""
 
@@ -69,6 +99,7 @@ class GenerationBody(BaseModel):
     ignore_eos: bool | None = None
     min_tokens: int | None = Field(default=None, ge=0, lt=2**31)
     stop_token_ids: Annotated[list[TokenId], Field(max_length=128)] | None = None
+    structured_outputs: StructuredOutputs | None = None
     # ours
     speculation: Speculation | None = None
     # sent by OpenAI's clients: `user` is the tenant of captured traffic, the others change nothing here
@@ -118,18 +149,34 @@ class Message(BaseModel):
     tool_call_id: str | None = Field(default=None, max_length=512)
 
 
-class ResponseFormat(BaseModel):
-    """`json_object` and `json_schema` need structured decoding, which isn't executed yet."""
+class JsonSchema(BaseModel):
+    """`strict` is accepted and changes nothing: answers keep to the schema, or it is refused."""
 
+    model_config = ConfigDict(extra="ignore", strict=True, frozen=True, populate_by_name=True)
+
+    name: str = Field(min_length=1, max_length=64)
+    definition: Annotated[dict[str, Any] | None, Field(alias="schema")] = None
+    strict: bool | None = None
+
+
+class ResponseFormat(BaseModel):
     model_config = ConfigDict(extra="ignore", strict=True, frozen=True)
 
-    type: Literal["text"]
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchema | None = None
+
+    @model_validator(mode="after")
+    def _schema_goes_with_its_type(self) -> Self:
+        if (self.type == "json_schema") != (self.json_schema is not None):
+            raise ValueError("json_schema is needed with the type json_schema, and with it alone")
+        return self
 
 
 class Function(BaseModel):
     model_config = ConfigDict(extra="allow", strict=True, frozen=True)
 
     name: str = Field(min_length=1, max_length=128)
+    parameters: dict[str, Any] | None = None
 
 
 class Tool(BaseModel):
@@ -137,6 +184,27 @@ class Tool(BaseModel):
 
     type: Literal["function"]
     function: Function
+
+
+class FunctionName(BaseModel):
+    model_config = ConfigDict(extra="ignore", strict=True, frozen=True)
+
+    name: str = Field(min_length=1, max_length=128)
+
+
+class NamedTool(BaseModel):
+    """tool_choice: exactly this function is called."""
+
+    model_config = ConfigDict(extra="ignore", strict=True, frozen=True)
+
+    type: Literal["function"]
+    function: FunctionName
+
+
+ToolChoice = Annotated[
+    Annotated[Literal["none", "auto", "required"], Tag("[word]")] | Annotated[NamedTool, Tag("[object]")],
+    Discriminator(lambda value: "[object]" if isinstance(value, dict | NamedTool) else "[word]"),
+]
 
 
 class ChatBody(GenerationBody):
@@ -148,7 +216,7 @@ class ChatBody(GenerationBody):
     top_logprobs: int | None = Field(default=None, ge=0, le=MAX_TOP_LOGPROBS)
     response_format: ResponseFormat | None = None
     tools: Annotated[list[Tool], Field(max_length=128)] | None = None
-    tool_choice: Literal["none", "auto"] | None = None  # "required" and a name need structured decoding
+    tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool | None = None
     modalities: list[Literal["text"]] | None = None
     reasoning_effort: str | None = None

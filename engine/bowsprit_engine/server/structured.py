@@ -1,0 +1,112 @@
+"""What a body asks of its output's form, as the source of a grammar.
+
+Decides what `response_format` and `structured_outputs` mean, and where in the body a refusal belongs. Refuses to know
+tools (tools.py), how grammars are compiled (grammars.py) and executed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from llguidance import LLMatcher, grammar_from
+
+from bowsprit_engine.errors import CallerError
+from bowsprit_engine.server import schemas
+from bowsprit_engine.server.schemas import Schema
+from bowsprit_engine.server.wire import ChatBody, GenerationBody, ResponseFormat, StructuredOutputs
+
+# One way to write a value, the one in which models learn JSON (Python's). With free blanks, the library's default, a
+# small model never stops writing them.
+BLANKS: Mapping[str, Any] = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+ANY_OBJECT: Schema = {"type": "object"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Structure:
+    """A grammar that is not compiled yet. `param`: the field that asks for it.
+
+    `schemas`: by their path, the schemas that it consists of, to say which of them a refusal is about.
+    """
+
+    source: str
+    param: str
+    schemas: Mapping[str, Schema]
+
+    def refusal(self, error: CallerError, why_not: Callable[[Schema], str | None]) -> CallerError:
+        """The same refusal with the field that it is about, as far down as the library's words can be traced."""
+        search = schemas.Search(why_not)
+        for path, schema in self.schemas.items():
+            if (why := search.refusal(schema)) is not None:
+                inner = search.place(schema, why)
+                param = f"{path}.{inner}" if inner else path
+                return CallerError(f"{param}: {why}", param=param, code="invalid_schema")
+        return CallerError(f"{self.param}: {error}", param=self.param, code=error.code)
+
+
+def structure_of(body: GenerationBody) -> Structure | None:
+    """None for free text. Raises CallerError for two forms at once, and for expressions beyond the limit."""
+    asked = body.structured_outputs
+    form = body.response_format if isinstance(body, ChatBody) else None
+    if form is not None and form.type != "text":
+        if asked is not None:
+            raise CallerError("structured_outputs can't be combined with response_format", param="structured_outputs")
+        return _of_format(form)
+    return None if asked is None else _of_extension(asked)
+
+
+def json_structure(schema: Schema, *, param: str) -> Structure:
+    check_expressions(schema, param=param)
+    return Structure(source=json_source(schema), param=param, schemas={param: schema})
+
+
+def json_source(schema: Schema) -> str:
+    """llguidance's notation of a JSON schema."""
+    source: str = LLMatcher.grammar_from_json_schema(json.dumps(schema), overrides=dict(BLANKS))  # type: ignore[arg-type]
+    return source
+
+
+def check_expressions(schema: Schema, *, param: str) -> None:
+    """Raises CallerError for a regular expression too large to be followed token by token."""
+    for pattern in schemas.expressions(schema):
+        _check_expression(pattern, param=param)
+
+
+def _of_format(form: ResponseFormat) -> Structure:
+    if form.json_schema is None:
+        return json_structure(ANY_OBJECT, param="response_format")
+    return json_structure(form.json_schema.definition or ANY_OBJECT, param="response_format.json_schema.schema")
+
+
+def _of_extension(asked: StructuredOutputs) -> Structure:
+    if asked.regex is not None:
+        param = "structured_outputs.regex"
+        _check_expression(asked.regex, param=param)
+        return Structure(source=LLMatcher.grammar_from_regex(asked.regex), param=param, schemas={})
+    if asked.choice is not None:
+        source = grammar_from("choice", json.dumps(asked.choice))
+        return Structure(source=source, param="structured_outputs.choice", schemas={})
+    if isinstance(asked.json_value, str):
+        return json_structure(_read_schema(asked.json_value), param="structured_outputs.json")
+    return json_structure(asked.json_value or ANY_OBJECT, param="structured_outputs.json")
+
+
+def _read_schema(text: str) -> Schema:
+    try:
+        schema = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise CallerError(f"structured_outputs.json: not JSON: {error}", param="structured_outputs.json") from error
+    if not isinstance(schema, dict):
+        raise CallerError("structured_outputs.json: a schema is an object", param="structured_outputs.json")
+    return schema
+
+
+def _check_expression(pattern: str, *, param: str) -> None:
+    size = schemas.expression_size(pattern)
+    if size > schemas.MAX_EXPRESSION_SIZE:
+        raise CallerError(
+            f"{param}: a regular expression of {size} positions, the limit is {schemas.MAX_EXPRESSION_SIZE}",
+            param=param,
+        )
