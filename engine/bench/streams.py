@@ -71,11 +71,11 @@ def _drawn(questions: list[str], n: int, seed: int) -> list[str]:
 
 def _asked(names: tuple[str, ...]) -> Iterator[tuple[str, str, str]]:
     """(first function of the expected answer or "", question, names of the functions offered) of one-turn tasks."""
-    data = _data_folder()
+    data = data_folder()
     for name in names:
         answers_file = data / "possible_answer" / f"BFCL_v4_{name}.json"
-        answers = {row["id"]: row["ground_truth"] for row in _rows(answers_file)} if answers_file.exists() else {}
-        for row in _rows(data / f"BFCL_v4_{name}.json"):
+        answers = {row["id"]: row["ground_truth"] for row in read_rows(answers_file)} if answers_file.exists() else {}
+        for row in read_rows(data / f"BFCL_v4_{name}.json"):
             users = [message["content"].strip() for message in row["question"][0] if message["role"] == "user"]
             if len(row["question"]) != 1 or len(users) != 1 or not 0 < len(users[0]) <= MAX_QUESTION_CHARACTERS:
                 continue
@@ -84,13 +84,14 @@ def _asked(names: tuple[str, ...]) -> Iterator[tuple[str, str, str]]:
             yield (next(iter(expected[0])) if expected else ""), users[0], offered
 
 
-def _rows(path: Path) -> Iterator[dict[str, Any]]:
+def read_rows(path: Path) -> Iterator[dict[str, Any]]:
+    """The rows of a file of JSON lines."""
     with path.open(encoding="utf-8") as lines:
         for line in lines:
             yield json.loads(line)
 
 
-def _data_folder() -> Path:
+def data_folder() -> Path:
     """Where the data files are, without importing the package (its dependencies are not installed)."""
     spec = importlib.util.find_spec("bfcl_eval")
     if spec is None or not spec.submodule_search_locations:
