@@ -157,3 +157,14 @@ def test_shapes_that_the_native_kernels_do_not_run(tmp_path):
 
     assert "intermediate_size to be a multiple of 16, it is 90" in str(refusal(folder, backend="native"))
     assert load_model(folder, backend="torch").config.intermediate_size == 90
+
+
+def test_a_dummy_vocabulary_without_room_for_bytes(tmp_path):
+    """A config without a tokenizer gets one token per byte; the count is in the message."""
+    (tiny_llama(tmp_path, tiny_config(vocab_size=259)) / "tokenizer.json").unlink()
+    config = tmp_path / "config.json"
+    config.write_text(config.read_text().replace('"vocab_size": 259', '"vocab_size": 200'))
+
+    cause = str(refusal(tmp_path, load_format="dummy", backend="torch"))
+
+    assert "a vocabulary of 200 has no room for a token per byte (256)" in cause

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from bowsprit_engine.models import load_model
+from bowsprit_engine.models import load_model, open_model
 from bowsprit_engine.models.digest import file_sha256
 from bowsprit_engine.models.gguf import GgufCheckpoint
 from bowsprit_engine.models.random_weights import RandomCheckpoint
@@ -108,6 +108,41 @@ def test_dummy_weights_need_no_weight_files(tmp_path):
 
     assert torch.equal(logits_of(first), logits_of(again))
     assert first.digest == again.digest
+
+
+def test_a_config_alone_is_a_dummy_model_and_the_log_says_so(tmp_path, caplog):
+    """No weights, no tokenizer: bytes are tokens, and what it answers is declared meaningless."""
+    tiny_llama(tmp_path)
+    for file in ("model.safetensors", "tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / file).unlink()
+
+    model = load_model(tmp_path, backend="torch", load_format="dummy")
+    ids = model.tokenizer("Straße 12\n").input_ids
+
+    assert logits_of(model).shape == (40, 300)
+    assert model.tokenizer.decode(ids) == "Straße 12\n"
+    assert len(ids) == len("Straße 12\n".encode())
+    assert not {0, 1} & set(ids)
+    assert (model.tokenizer.eos_token_id, len(model.tokenizer)) == (0, 300)
+    assert "the weights are RANDOM (load format dummy)" in caplog.text
+
+
+def test_real_weights_are_not_announced_as_random(tmp_path, caplog):
+    """The warning means something."""
+    load_model(tiny_llama(tmp_path), backend="torch")
+
+    assert "RANDOM" not in caplog.text
+
+
+def test_an_opened_model_has_read_no_weights(tmp_path):
+    """Its config and names are checked; the tensors come with `load`."""
+    folder = tiny_llama(tmp_path)
+    expected = logits_of(load_model(folder, backend="torch", dtype="float32"))
+
+    opened = open_model(folder, backend="torch", dtype="float32")
+
+    assert (opened.config, opened.backend, opened.options.dtype) == (tiny_config(), "torch", torch.float32)
+    assert torch.equal(expected, logits_of(opened.load()))
 
 
 def test_a_shorter_context_narrows_the_config(tmp_path):

@@ -1,4 +1,4 @@
-"""Loading a model: a path to a runner, its config, its tokenizer and its digest.
+"""Opening and loading a model: a path to a config, a tokenizer and a digest, and then to a runner with its weights.
 
 Decides by what lies at the path (a .gguf file, a folder) how it is read, and by device and dtype which runner executes
 it. A runner is one entry of RUNNERS; its arithmetic is its own file's subject.
@@ -7,6 +7,7 @@ it. A runner is one entry of RUNNERS; its arithmetic is its own file's subject.
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,8 @@ from bowsprit_engine.errors import ModelError
 from bowsprit_engine.models.checkpoint import Checkpoint, check_names
 from bowsprit_engine.models.digest import model_digest, tokenizer_files_digest
 from bowsprit_engine.models.random_weights import RandomCheckpoint
+
+logger = logging.getLogger(__name__)
 
 DType = Literal["auto", "bfloat16", "float16", "float32"]
 Backend = Literal["auto", "native", "torch"]
@@ -67,6 +70,23 @@ def _torch(checkpoint: Checkpoint, options: RunnerOptions) -> Runner:
 RUNNERS: Mapping[str, Callable[[Checkpoint, RunnerOptions], Runner]] = {"native": _native, "torch": _torch}
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenedModel:
+    """A model whose config, tokenizer and tensor names were read and checked, and whose weights are still on disk."""
+
+    config: ModelConfig
+    tokenizer: Any
+    digest: str
+    options: RunnerOptions
+    backend: str  # a key of RUNNERS
+    checkpoint: Checkpoint
+
+    def load(self) -> LoadedModel:
+        """Read the weights. Raises ModelError naming the path and the tensor."""
+        runner = RUNNERS[self.backend](self.checkpoint, self.options)
+        return LoadedModel(runner=runner, config=self.config, tokenizer=self.tokenizer, digest=self.digest)
+
+
 def load_model(
     path: Path,
     *,
@@ -77,22 +97,52 @@ def load_model(
     load_format: LoadFormat = "auto",
     num_threads: int | None = None,
 ) -> LoadedModel:
-    """Load a .gguf file or a Hugging Face folder. Raises ModelError naming the path and the cause.
+    """`open_model` and its weights in one go. Raises ModelError naming the path and the cause."""
+    return open_model(
+        path,
+        dtype=dtype,
+        max_model_len=max_model_len,
+        device=device,
+        backend=backend,
+        load_format=load_format,
+        num_threads=num_threads,
+    ).load()
+
+
+def open_model(
+    path: Path,
+    *,
+    dtype: DType = "auto",
+    max_model_len: int | None = None,
+    device: str = "cpu",
+    backend: Backend = "auto",
+    load_format: LoadFormat = "auto",
+    num_threads: int | None = None,
+) -> OpenedModel:
+    """Open a .gguf file or a Hugging Face folder. Raises ModelError naming the path and the cause.
 
     dtype "auto" is bfloat16, whatever the checkpoint holds: weights are stored so; the native runner computes in
-    float32. backend "auto" is native for bfloat16 on the CPU, else torch. load_format "dummy" reads the config and
-    the tokenizer and draws the weights at random.
+    float32. backend "auto" is native for bfloat16 on the CPU, else torch. load_format "dummy" reads the config and,
+    where there is one, the tokenizer, and draws the weights at random: for measurements, never for answers.
     """
     options = RunnerOptions(
         dtype=_resolve_dtype(path, dtype), device=_resolve_device(path, device), num_threads=num_threads
     )
     chosen = _resolve_backend(path, backend, options)
-    source = _read(path, load_format)
+    source = _read(path, load_format, options.device)
     checkpoint = source.checkpoint
     checkpoint.config = _with_max_model_len(path, checkpoint.config, max_model_len)
     check_names(checkpoint)
-    runner = RUNNERS[chosen](checkpoint, options)
-    return LoadedModel(runner=runner, config=checkpoint.config, tokenizer=source.tokenizer, digest=source.digest)
+    if load_format == "dummy":
+        logger.warning("%s: the weights are RANDOM (load format dummy): answers mean nothing, only speed does", path)
+    return OpenedModel(
+        config=checkpoint.config,
+        tokenizer=source.tokenizer,
+        digest=source.digest,
+        options=options,
+        backend=chosen,
+        checkpoint=checkpoint,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,36 +152,52 @@ class _Source:
     digest: str
 
 
-def _read(path: Path, load_format: LoadFormat) -> _Source:
+def _read(path: Path, load_format: LoadFormat, device: torch.device) -> _Source:
     if load_format not in ("auto", "dummy"):
         raise ModelError(
             f"{path}: load_format {load_format!r} is not one of: auto, dummy", reason="UnsupportedLoadFormat"
         )
-    is_dummy = load_format == "dummy"
     if path.is_dir():
-        return _read_folder(path, is_dummy=is_dummy)
+        return _dummy_folder(path, device) if load_format == "dummy" else _read_folder(path)
     if path.is_file() and path.suffix == ".gguf":
-        return _read_gguf(path, is_dummy=is_dummy)
+        return _read_gguf(path, dummy_on=device if load_format == "dummy" else None)
     if path.exists():
         raise ModelError(f"{path}: neither a .gguf file nor a folder with config.json", reason="UnsupportedModel")
     raise ModelError(f"{path}: no such file or folder", reason="ModelNotFound")
 
 
-def _read_folder(path: Path, *, is_dummy: bool) -> _Source:
+def _read_folder(path: Path) -> _Source:
     from bowsprit_engine.models import weights
-    from bowsprit_engine.models.config_hf import read_config, read_json
+    from bowsprit_engine.models.config_hf import read_json
 
-    checkpoint: Checkpoint = RandomCheckpoint(path, read_config(path)) if is_dummy else weights.HfCheckpoint(path)
-    tokenizer = weights.load_tokenizer(path)
+    checkpoint = weights.HfCheckpoint(path)
     digest = model_digest(
         config=read_json(path / "config.json"),
         tokenizer=tokenizer_files_digest(path),
-        weight_files=[] if is_dummy else weights.weight_files(path),
+        weight_files=weights.weight_files(path),
     )
-    return _Source(checkpoint=checkpoint, tokenizer=tokenizer, digest=digest)
+    return _Source(checkpoint=checkpoint, tokenizer=weights.load_tokenizer(path), digest=digest)
 
 
-def _read_gguf(path: Path, *, is_dummy: bool) -> _Source:
+def _dummy_folder(path: Path, device: torch.device) -> _Source:
+    """config.json is all that it needs."""
+    from bowsprit_engine.models import weights
+    from bowsprit_engine.models.byte_tokenizer import byte_tokenizer
+    from bowsprit_engine.models.config_hf import read_config, read_json
+
+    config = read_config(path)
+    has_tokenizer = (path / "tokenizer.json").is_file()
+    return _Source(
+        checkpoint=RandomCheckpoint(path, config, device=device),
+        tokenizer=weights.load_tokenizer(path) if has_tokenizer else byte_tokenizer(path, config),
+        digest=model_digest(
+            config=read_json(path / "config.json"), tokenizer=tokenizer_files_digest(path), weight_files=[]
+        ),
+    )
+
+
+def _read_gguf(path: Path, *, dummy_on: torch.device | None) -> _Source:
+    """`dummy_on`: draw random weights there instead of reading the file's."""
     from bowsprit_engine.models.gguf import GgufCheckpoint
     from bowsprit_engine.models.gguf_tokenizer import tokenizer_from
 
@@ -141,9 +207,9 @@ def _read_gguf(path: Path, *, is_dummy: bool) -> _Source:
     digest = model_digest(
         config={key: value for key, value in metadata.items() if not key.startswith("tokenizer.")},
         tokenizer={key: value for key, value in metadata.items() if key.startswith("tokenizer.")},
-        weight_files=[] if is_dummy else [path],
+        weight_files=[] if dummy_on else [path],
     )
-    checkpoint: Checkpoint = RandomCheckpoint(path, stored.config) if is_dummy else stored
+    checkpoint: Checkpoint = RandomCheckpoint(path, stored.config, device=dummy_on) if dummy_on else stored
     return _Source(checkpoint=checkpoint, tokenizer=tokenizer, digest=digest)
 
 

@@ -10,8 +10,7 @@ import math
 import os
 from pathlib import Path
 
-CGROUP_ROOT = Path("/sys/fs/cgroup")
-OWN_CGROUP = Path("/proc/self/cgroup")
+from bowsprit_engine.cgroups import CGROUP_ROOT, OWN_CGROUP, limit_folders, read
 
 
 def available_cpus() -> int:
@@ -30,40 +29,16 @@ def cpus_to_pin(num_threads: int) -> list[int]:
 
 def quota_cpus(root: Path = CGROUP_ROOT, own: Path = OWN_CGROUP) -> float | None:
     """The cgroup's processor quota, None when unlimited or unknown. The tightest of the path's levels holds."""
-    quotas = [quota for folder in _folders(root, own) if (quota := _quota(folder)) is not None]
+    folders = limit_folders("cpu", ("cpu", "cpu,cpuacct"), root=root, own=own)
+    quotas = [quota for folder in folders if (quota := _quota(folder)) is not None]
     return min(quotas) if quotas else None
 
 
-def _folders(root: Path, own: Path) -> list[Path]:
-    """Folders that may hold this process's quota. Inside a container its own cgroup is often the mount's root."""
-    folders = [root, root / "cpu", root / "cpu,cpuacct"]
-    try:
-        lines = own.read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return folders
-    for line in lines:
-        _, _, rest = line.partition(":")
-        controllers, _, path = rest.partition(":")
-        if controllers and "cpu" not in controllers.split(","):
-            continue
-        mounts = [root / "cpu", root / "cpu,cpuacct"] if controllers else [root]
-        parts = Path(path).relative_to("/").parts if path.startswith("/") else ()
-        folders += [mount.joinpath(*parts[:depth]) for mount in mounts for depth in range(1, len(parts) + 1)]
-    return folders
-
-
 def _quota(folder: Path) -> float | None:
-    unified = _read(folder / "cpu.max").split()
+    unified = read(folder / "cpu.max").split()
     if len(unified) == 2 and unified[0] != "max":
         return int(unified[0]) / int(unified[1])
-    quota, period = _read(folder / "cpu.cfs_quota_us").strip(), _read(folder / "cpu.cfs_period_us").strip()
+    quota, period = read(folder / "cpu.cfs_quota_us").strip(), read(folder / "cpu.cfs_period_us").strip()
     if quota and period and int(quota) > 0:
         return int(quota) / int(period)
     return None
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="ascii")
-    except OSError:
-        return ""

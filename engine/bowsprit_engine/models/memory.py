@@ -1,0 +1,45 @@
+"""Bytes that a model of a given shape takes, from its config alone: weights, KV, and the buffers of a step.
+
+The counterpart of what the runners allocate; a test compares it with what they hold. Knows no machine.
+"""
+
+from __future__ import annotations
+
+import math
+
+from bowsprit_engine.core.runner import BLOCK_SIZE, ModelConfig
+from bowsprit_engine.models.checkpoint import tensor_shapes
+from bowsprit_engine.models.rope import rope_table_bytes
+
+FLOAT_BYTES = 4
+LOGIT_COPIES = 3  # the step's, the sampler's working copy, log-probabilities
+
+
+def num_parameters(config: ModelConfig) -> int:
+    return sum(math.prod(shape) for shape in tensor_shapes(config).values())
+
+
+def weight_bytes(config: ModelConfig, *, itemsize: int) -> int:
+    """Matrices in the dtype of `itemsize` bytes, norms, biases and rotary tables in float32."""
+    sizes = [(len(shape), math.prod(shape)) for shape in tensor_shapes(config).values()]
+    matrices = sum(size for dimensions, size in sizes if dimensions == 2)
+    vectors = sum(size for dimensions, size in sizes if dimensions == 1)
+    return matrices * itemsize + vectors * FLOAT_BYTES + rope_table_bytes(config)
+
+
+def kv_bytes_per_block(config: ModelConfig, *, itemsize: int) -> int:
+    """Keys and values of BLOCK_SIZE tokens over all layers."""
+    return config.num_layers * 2 * BLOCK_SIZE * config.num_kv_heads * config.head_dim * itemsize
+
+
+def step_bytes(config: ModelConfig, *, max_rows: int, max_logit_rows: int) -> int:
+    """Buffers of the widest step, all in float32: hidden states, projections, the MLP's halves, and logits."""
+    projections = (2 * config.num_heads + 2 * config.num_kv_heads) * config.head_dim
+    per_row = 2 * config.hidden_size + projections + 3 * config.intermediate_size
+    logits = LOGIT_COPIES * max_logit_rows * config.vocab_size
+    return FLOAT_BYTES * (max_rows * per_row + logits)
+
+
+def loading_bytes(config: ModelConfig, *, itemsize: int) -> int:
+    """The largest tensor while it is loaded: as float32 and once more in its dtype, beside its place in the weights."""
+    return max(math.prod(shape) for shape in tensor_shapes(config).values()) * (FLOAT_BYTES + itemsize)
