@@ -10,46 +10,24 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal, Self, TypeVar
 from urllib.parse import urlsplit
 
-from pydantic import AliasChoices, BeforeValidator, Field, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic import AliasChoices, BeforeValidator, Field, ValidationError, model_validator
+from pydantic_settings import NoDecode
 
 from bowsprit_engine.errors import CallerError
-from bowsprit_engine.quantities import read_bytes, read_drafter, read_seconds, read_speculation
-from bowsprit_policy.wire import DrafterType
+from bowsprit_engine.model_settings import Bytes, ModelSettings, ProcessSettings
+from bowsprit_engine.quantities import read_seconds, read_speculation, read_words
 
 Port = Annotated[int, Field(ge=0, le=65535)]
-Bytes = Annotated[int, BeforeValidator(read_bytes), Field(ge=0)]
 Seconds = Annotated[float, BeforeValidator(read_seconds), Field(ge=0)]
-DType = Literal["auto", "bfloat16", "float16", "float32"]
+Mode = Annotated[Literal["auto", "off"] | int, BeforeValidator(read_speculation)]
 LOOPBACK = "127.0.0.1"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DrafterChoice:
-    """One drafter of the pool: its name in tables and metrics, and how it predicts."""
-
-    name: str
-    type: DrafterType
-
-    @classmethod
-    def read(cls, text: str) -> Self:
-        """NAME=TYPE, or one of the types alone. Raises ValueError naming the types."""
-        name, kind = read_drafter(text)
-        return cls(name=name, type=kind)
-
-
-class _Settings(BaseSettings):
-    model_config = SettingsConfigDict(
-        env_prefix="BOWSPRIT_", frozen=True, extra="forbid", validate_default=False, populate_by_name=True
-    )
-
-
-class ControlSettings(_Settings):
+class ControlSettings(ProcessSettings):
     """Who may use the control port. Without a JWKS file it asks for no token and listens on loopback only."""
 
     host: str = Field(default=LOOPBACK, description="Address of the serving port, and of a control port with tokens.")
@@ -62,7 +40,6 @@ class ControlSettings(_Settings):
     control_issuer: str | None = Field(default=None, description="Issuer that a token must name.")
     control_audience: str = Field(default="bowsprit-engine", description="Audience that a token must name.")
     control_subject: str | None = Field(default=None, description="Subject that a token must name: the operator.")
-    log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="Least severity kept.")
 
     @property
     def control_host(self) -> str:
@@ -75,53 +52,13 @@ class ControlSettings(_Settings):
         return self
 
 
-class ServeSettings(ControlSettings):
+class ServeSettings(ControlSettings, ModelSettings):
     """`bowsprit-engine serve`."""
 
-    model: str = Field(description="The model: a .gguf file or a Hugging Face folder, as path, file:// or pvc:// URI.")
     served_name: str = Field(default="", description="Name that requests use.", json_schema_extra={"auto": "file name"})
     port: Port = Field(default=8000, description="The OpenAI port; 0: any free port.")
-    dtype: DType = Field(default="auto", description="How weights are held: auto, bfloat16, float16, float32.")
-    device: str = Field(default="auto", description="auto (a GPU where there is one), cpu, cuda, cuda:1 …")
-    backend: Literal["auto", "native", "torch"] = Field(
-        default="auto", description="Who computes: auto, native (C++ on the CPU), torch."
-    )
-    load_format: Literal["auto", "dummy"] = Field(default="auto", description="dummy: random weights, for experiments.")
-    threads: int | None = Field(
-        default=None, ge=1, description="Threads of a step.", json_schema_extra={"auto": "the CPUs this process has"}
-    )
-    max_model_len: int | None = Field(
-        default=None,
-        ge=2,
-        description="Most tokens of a sequence, prompt included.",
-        json_schema_extra={"auto": "the model's"},
-    )
-    max_batch_size: int = Field(default=8, ge=1, le=1024, description="Most sequences in one step.")
-    kv_cache_memory: Bytes | None = Field(
-        default=None,
-        description="Memory of the KV cache, e.g. 2Gi.",
-        json_schema_extra={"auto": "for a full batch of full sequences, at most a quarter of what is free"},
-    )
-    prefill_chunk: int = Field(default=256, ge=1, description="Most prompt tokens of one step, over all sequences.")
-    prefill_delay_steps: float = Field(
-        default=2.0,
-        ge=0,
-        description="Most that prompt tokens delay running streams by in a step, in steps without them.",
-    )
-    prefix_cache: Literal["on", "off"] = Field(
-        default="on", description="Whether requests of one tenant share the KV cache of what they have in common."
-    )
     max_waiting: int = Field(default=256, ge=0, description="Most requests that wait; one more gets a 429.")
-    draft_tokens_max: int = Field(default=8, ge=0, le=64, description="Most draft tokens of a sequence in one step.")
-    drafter: Annotated[tuple[DrafterChoice, ...], NoDecode] = Field(
-        default=(
-            DrafterChoice(name="ngram", type=DrafterType.NGRAM),
-            DrafterChoice(name="head", type=DrafterType.HEAD),
-        ),
-        description="A drafter as NAME=TYPE (NGram, Head), repeatable; a head drafts once a speculator is loaded.",
-        json_schema_extra={"auto": "ngram=NGram head=Head"},
-    )
-    speculation: Annotated[Literal["auto", "off"] | int, BeforeValidator(read_speculation)] = Field(
+    speculation: Mode = Field(
         default="auto", description="auto (what pays, up to the maximum), off, or a fixed number of draft tokens."
     )
     tool_format: str = Field(
@@ -154,22 +91,6 @@ class ServeSettings(ControlSettings):
         pattern=r"^[A-Za-z0-9._-]{1,128}$",
     )
 
-    @field_validator("drafter", mode="before")
-    @classmethod
-    def _read_drafters(cls, value: object) -> object:
-        words = value.split() if isinstance(value, str) else value
-        if isinstance(words, list | tuple):
-            return tuple(DrafterChoice.read(word) if isinstance(word, str) else word for word in words)
-        return words
-
-    @field_validator("drafter", mode="after")
-    @classmethod
-    def _names_differ(cls, drafters: tuple[DrafterChoice, ...]) -> tuple[DrafterChoice, ...]:
-        names = [drafter.name for drafter in drafters]
-        if len(set(names)) != len(names):
-            raise ValueError(f"two drafters share a name: {' '.join(names)}")
-        return drafters
-
     @model_validator(mode="before")
     @classmethod
     def _default_name(cls, values: dict[str, Any]) -> dict[str, Any]:
@@ -185,6 +106,50 @@ class ServeSettings(ControlSettings):
             raise ValueError(
                 f"speculation {self.speculation} is not within 0 and draft_tokens_max {self.draft_tokens_max}"
             )
+        return self
+
+
+class BenchSettings(ModelSettings):
+    """`bowsprit-engine bench`: one model against itself, in every mode and at every batch size."""
+
+    prompts: Path | None = Field(
+        default=None,
+        description='JSONL file of prompts: strings, {"prompt": …} or {"messages": […]}.',
+        json_schema_extra={"auto": "eight built-in ones"},
+    )
+    modes: Annotated[tuple[Mode, ...], NoDecode, BeforeValidator(read_words)] = Field(
+        default=("off", "auto", 4),
+        description="Modes to compare, as --speculation of serve: off, auto, numbers of draft tokens.",
+        json_schema_extra={"auto": "off auto 4"},
+        min_length=1,
+    )
+    batch_sizes: Annotated[tuple[Annotated[int, Field(ge=1, le=1024)], ...], NoDecode, BeforeValidator(read_words)] = (
+        Field(
+            default=(1, 4),
+            description="Requests at a time, one after another.",
+            json_schema_extra={"auto": "1 4"},
+            min_length=1,
+        )
+    )
+    rounds: int = Field(default=3, ge=1, description="How often everything is measured, modes in turn.")
+    repeat: int = Field(default=1, ge=1, description="How often each prompt is asked in a round.")
+    max_tokens: int = Field(default=64, ge=1, description="Tokens of each answer.")
+    temperature: float = Field(default=0.0, ge=0, le=2, description="0 is greedy; seeds are the same in every mode.")
+    ignore_eos: bool = Field(default=True, description="Whether answers go on to --max-tokens: true, false.")
+    speculator_uri: str | None = Field(
+        default=None,
+        description="Folder of a trained speculator for the drafters of type Head.",
+        json_schema_extra={"auto": "heads don't draft"},
+    )
+    json_file: Path | None = Field(
+        default=None, description="File for the figures.", json_schema_extra={"auto": "the table only"}
+    )
+
+    @model_validator(mode="after")
+    def _modes_fit(self) -> Self:
+        for mode in self.modes:
+            if isinstance(mode, int) and not 0 <= mode <= self.draft_tokens_max:
+                raise ValueError(f"mode {mode} is not within 0 and draft_tokens_max {self.draft_tokens_max}")
         return self
 
 
@@ -218,7 +183,7 @@ class TrainSettings(ControlSettings):
     )
 
 
-SettingsT = TypeVar("SettingsT", bound=ControlSettings)
+SettingsT = TypeVar("SettingsT", bound=ProcessSettings)
 
 
 def settings_from(kind: type[SettingsT], given: Mapping[str, Any]) -> SettingsT:

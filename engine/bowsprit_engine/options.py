@@ -13,8 +13,9 @@ import typer
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from bowsprit_engine.config import ControlSettings, SettingsT, settings_from
+from bowsprit_engine.config import SettingsT, settings_from
 from bowsprit_engine.errors import CallerError
+from bowsprit_engine.model_settings import ProcessSettings
 
 POD_FIELDS = ("pod_name", "pod_uid")  # set by the pod's environment, not by people
 
@@ -37,7 +38,7 @@ def command(kind: type[SettingsT], run: Callable[[SettingsT], None]) -> Callable
     return wrapper
 
 
-def _shown(kind: type[ControlSettings]) -> dict[str, FieldInfo]:
+def _shown(kind: type[ProcessSettings]) -> dict[str, FieldInfo]:
     """Required ones first, then in the order of the class itself, then what it inherits."""
     own = {name: field for name, field in kind.model_fields.items() if name in kind.__annotations__}
     fields = {**own, **kind.model_fields}
@@ -51,7 +52,7 @@ def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
     option = typer.Option(
         f"--{name.replace('_', '-')}",
         envvar=f"BOWSPRIT_{name.upper()}",
-        show_envvar=False,
+        show_envvar=True,
         show_default=False,
         help=text if default is None else f"{text} [default: {default}]",
         metavar=name.split("_")[-1].upper(),

@@ -56,6 +56,15 @@ def read_speculation(value: object) -> object:
     return value
 
 
+def read_words(value: object) -> object:
+    """ "1 4,8" and ["1 4", "8"] are ("1", "4", "8"); anything else passes."""
+    if isinstance(value, str):
+        return tuple(value.replace(",", " ").split())
+    if isinstance(value, list) and all(isinstance(text, str) for text in value):
+        return tuple(word for text in value for word in text.replace(",", " ").split())
+    return value
+
+
 def read_drafter(text: str) -> tuple[str, DrafterType]:
     """NAME=TYPE, or a type alone, in any case, whose name it then is in lower case."""
     name, _, kind = text.partition("=")

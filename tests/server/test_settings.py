@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
+from bowsprit_engine import options
 from bowsprit_engine.__main__ import application
-from bowsprit_engine.config import DrafterChoice, ServeSettings, TrainSettings, settings_from
+from bowsprit_engine.config import BenchSettings, ServeSettings, TrainSettings, settings_from
 from bowsprit_engine.errors import CallerError
+from bowsprit_engine.model_settings import DrafterChoice, ModelSettings, ProcessSettings
+from bowsprit_engine.options import POD_FIELDS
 from bowsprit_policy.wire import DrafterType
 
 HEAD = DrafterChoice(name="head", type=DrafterType.HEAD)
@@ -108,10 +112,61 @@ def test_the_command_line_says_all_that_is_wrong_and_exits_2() -> None:
     assert "--max-batch-size: '0'" in result.output
 
 
-@pytest.mark.parametrize("command", ["serve", "train", "inspect"])
-def test_help_names_every_flag_and_teaches(command: str) -> None:
-    """The environment too."""
-    result = CliRunner().invoke(application, [command, "--help"])
+@pytest.mark.parametrize(
+    ("command", "settings"),
+    [("serve", ServeSettings), ("train", TrainSettings), ("inspect", ModelSettings), ("bench", BenchSettings)],
+)
+def test_help_names_every_flag_with_its_environment_variable_and_shows_an_example(
+    command: str, settings: type[ProcessSettings]
+) -> None:
+    """So that nobody has to guess."""
+    result = CliRunner().invoke(application, [command, "--help"], terminal_width=200)
+    fields = [name for name in settings.model_fields if name not in POD_FIELDS]
     assert result.exit_code == 0
-    assert "--control-port" in result.output
-    assert "--model" in result.output
+    assert [name for name in fields if f"--{name.replace('_', '-')} " not in result.output] == []
+    assert [name for name in fields if f"BOWSPRIT_{name.upper()}]" not in result.output] == []
+    assert f"    bowsprit-engine {command} --model" in result.output
+
+
+def test_the_whole_configuration_may_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Words, numbers, sizes, durations, lists and paths: nothing but the command is on the command line."""
+    environment = {
+        "MODEL": "file:///models/x.gguf",
+        "PORT": "1234",
+        "KV_CACHE_MEMORY": "1Gi",
+        "DRAIN_SECONDS": "1m30s",
+        "PREFIX_CACHE": "off",
+        "PREFILL_DELAY_STEPS": "0.5",
+        "MAX_WAITING": "7",
+        "SPECULATION": "3",
+        "DRAFTER": "ngram=NGram",
+        "LOG_LEVEL": "error",
+    }
+    for name, value in environment.items():
+        monkeypatch.setenv(f"BOWSPRIT_{name}", value)
+    told: list[ServeSettings] = []
+    program = typer.Typer()
+    program.command()(options.command(ServeSettings, told.append))
+
+    result = CliRunner().invoke(program, [])
+
+    assert result.exit_code == 0, result.output
+    assert {name: getattr(told[0], name.lower()) for name in environment} == {
+        "MODEL": "file:///models/x.gguf",
+        "PORT": 1234,
+        "KV_CACHE_MEMORY": 2**30,
+        "DRAIN_SECONDS": 90.0,
+        "PREFIX_CACHE": "off",
+        "PREFILL_DELAY_STEPS": 0.5,
+        "MAX_WAITING": 7,
+        "SPECULATION": 3,
+        "DRAFTER": (NGRAM,),
+        "LOG_LEVEL": "error",
+    }
+
+
+def test_words_of_a_list_are_divided_by_spaces_commas_or_flags() -> None:
+    """As a shell, a manifest and an environment variable write them."""
+    given = {"model": "x", "modes": ["off auto", "2"], "batch_sizes": "1,4, 8"}
+    settings = settings_from(BenchSettings, given)
+    assert (settings.modes, settings.batch_sizes) == (("off", "auto", 2), (1, 4, 8))

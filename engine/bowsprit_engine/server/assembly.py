@@ -10,22 +10,24 @@ from collections.abc import Callable
 
 import torch
 
-from bowsprit_engine.config import DrafterChoice, ServeSettings
+from bowsprit_engine.config import ServeSettings
 from bowsprit_engine.core.engine import Engine
 from bowsprit_engine.core.request import FinishedRequest
 from bowsprit_engine.core.runner import BLOCK_SIZE, Runner
 from bowsprit_engine.core.settings import EngineSettings
+from bowsprit_engine.model_settings import DrafterChoice, ModelSettings
 from bowsprit_engine.models import LoadedModel, load_model
 from bowsprit_engine.models.uri import resolve_uri
 from bowsprit_engine.speculation.drafters.base import Drafter
 from bowsprit_engine.speculation.drafters.head import HeadDrafter
 from bowsprit_engine.speculation.drafters.ngram import NGramDrafter
+from bowsprit_engine.speculation.policy import SpeculationMode
 from bowsprit_policy.wire import DrafterType
 
 AUTO_KV_SHARE = 4  # of the free memory, one part in so many
 
 
-def load(settings: ServeSettings) -> LoadedModel:
+def load(settings: ModelSettings) -> LoadedModel:
     """Raises ModelError naming the path and the cause."""
     device = resolved_device(settings.device)
     model = load_model(
@@ -45,11 +47,31 @@ def load(settings: ServeSettings) -> LoadedModel:
 
 
 def assemble(settings: ServeSettings, model: LoadedModel, on_finished: Callable[[FinishedRequest], None]) -> Engine:
+    """The engine that these settings serve with, not started yet. Raises CallerError as `engine_of` does."""
+    return engine_of(
+        settings,
+        model,
+        model_name=settings.served_name,
+        speculation=settings.speculation,
+        max_waiting=settings.max_waiting,
+        on_finished=on_finished,
+    )
+
+
+def engine_of(
+    settings: ModelSettings,
+    model: LoadedModel,
+    *,
+    model_name: str,
+    speculation: SpeculationMode,
+    max_waiting: int,
+    on_finished: Callable[[FinishedRequest], None],
+) -> Engine:
     """An engine that is not started yet. Raises CallerError for limits that don't fit together."""
     return Engine(
         runner=model.runner,
         settings=EngineSettings(
-            model_name=settings.served_name,
+            model_name=model_name,
             model_digest=model.digest,
             max_batch_size=settings.max_batch_size,
             max_model_len=model.config.max_model_len,
@@ -58,8 +80,8 @@ def assemble(settings: ServeSettings, model: LoadedModel, on_finished: Callable[
             prefill_chunk=settings.prefill_chunk,
             prefill_delay_steps=settings.prefill_delay_steps,
             has_prefix_cache=settings.prefix_cache == "on",
-            max_waiting=settings.max_waiting,
-            speculation_mode=settings.speculation,
+            max_waiting=max_waiting,
+            speculation_mode=speculation,
         ),
         drafters=[_drafter(choice, model.runner) for choice in settings.drafter],
         on_finished=on_finished,
@@ -80,7 +102,7 @@ def free_bytes(device: str) -> int:
     return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
-def _kv_blocks(settings: ServeSettings, model: LoadedModel) -> int:
+def _kv_blocks(settings: ModelSettings, model: LoadedModel) -> int:
     """As many as the memory holds, and no more than a full batch of full sequences needs."""
     useful = settings.max_batch_size * -(-model.config.max_model_len // BLOCK_SIZE)
     memory = settings.kv_cache_memory

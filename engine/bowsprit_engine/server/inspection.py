@@ -7,14 +7,14 @@ import dataclasses
 from rich.console import Console
 from rich.table import Table
 
-from bowsprit_engine.config import ServeSettings
 from bowsprit_engine.core.runner import BLOCK_SIZE, ModelConfig
+from bowsprit_engine.model_settings import ModelSettings
 from bowsprit_engine.server import assembly
 
 GIB = 2**30
 
 
-def print_model(settings: ServeSettings) -> None:
+def print_model(settings: ModelSettings) -> None:
     """Loads the model as `serve` does. Raises ModelError."""
     model = assembly.load(settings)
     config, runner = model.config, model.runner
