@@ -1,9 +1,9 @@
 """Do the arguments of forced calls keep to their schemas? A vendor check in miniature.
 
-`PYTHONPATH=engine python -m bench.tool_accuracy --url URL` asks a server questions of the Berkeley function-calling data
-with their own functions under tool_choice "required", and judges each call by `jsonschema` alone, never by the engine's
-grammar. Prints how many calls were valid, which answers max_tokens cut off before their arguments ended, and what failed.
-Exits with 1 when a finished call did.
+`PYTHONPATH=engine python -m bench.tool_accuracy --url URL` asks a server questions of the Berkeley function-calling
+data with their own functions under tool_choice "required", and judges each call by `jsonschema` alone, never by the
+engine's grammar. Prints how many calls were valid, which answers max_tokens cut off within their arguments, and what
+failed. Exits with 1 when a finished call did.
 """
 
 from __future__ import annotations

@@ -1,0 +1,145 @@
+"""The form of an answer: what may be written, and what a client is told when it can't be."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from bowsprit_engine.core.grammar import FAILED
+from bowsprit_engine.core.request import FinishReason, StepOutput
+from bowsprit_engine.errors import CallerError
+from bowsprit_engine.server.grammars import Grammars
+from bowsprit_engine.server.schemas import closed, expression_size
+from bowsprit_engine.server.structured import json_structure
+from scripted_engine import VOCAB_SIZE, ScriptedEngine, byte_tokenizer
+from server.running_server import RunningServer, Serve
+from server.test_tools import allows
+
+POINT = {"type": "object", "properties": {"x": {"type": "integer"}, "tag": {"type": "string", "maxLength": 3}}}
+
+
+def schema(definition: dict[str, Any] | None) -> dict[str, Any]:
+    inner = {"name": "answer"} if definition is None else {"name": "answer", "schema": definition, "strict": True}
+    return {"response_format": {"type": "json_schema", "json_schema": inner}}
+
+
+@pytest.mark.parametrize(
+    ("fields", "text", "expected"),
+    [
+        (schema(POINT | {"required": ["x"]}), '{"x": -12, "tag": "abc"}', True),
+        (schema(POINT | {"required": ["x"]}), '{"tag": "abc"}', False),
+        (schema(POINT), '{"x": 1.5}', False),
+        (schema(POINT), '{"tag": "abcd"}', False),
+        (schema(POINT), '{"x": 1, "other": true}', True),  # as the schema says: others are allowed
+        (schema(POINT | {"additionalProperties": False}), '{"x": 1, "other": true}', False),
+        (schema(POINT), '{\n  "x": 1\n}', False),  # one way to write a value
+        (schema({"$ref": "#/$defs/a", "$defs": {"a": {"type": "array", "items": {"type": "null"}}}}), "[null]", True),
+        (schema({"type": "string", "pattern": "^[ab]+$"}), '"abba"', True),
+        (schema({"anyOf": [{"type": "integer"}, {"enum": ["é"]}]}), '"é"', True),
+        (schema(None), '{"anything": []}', True),
+        ({"response_format": {"type": "json_object"}}, '{"a": {"b": [1, 2.5e3, null, "\\n"]}}', True),
+        ({"response_format": {"type": "json_object"}}, "[1]", False),
+        ({"structured_outputs": {"json": POINT}}, '{"x": 1}', True),
+        ({"structured_outputs": {"json": '{"type": "boolean"}'}}, "true", True),
+        ({"structured_outputs": {"regex": r"\d{3}-[a-z]+"}}, "123-abc", True),
+        ({"structured_outputs": {"regex": r"\d{3}-[a-z]+"}}, "123-", False),
+        ({"structured_outputs": {"choice": ["yes", 'no, "never"', "não"]}}, 'no, "never"', True),
+        ({"structured_outputs": {"choice": ["yes", "não"]}}, "não", True),
+        ({"structured_outputs": {"choice": ["yes", "não"]}}, "maybe", False),
+        ({"structured_outputs": {"json_object": True}}, "{}", True),
+    ],
+)
+async def test_an_answer_may_be_what_its_form_allows(
+    serve: Serve, fields: dict[str, Any], text: str, expected: bool
+) -> None:
+    """By the grammar that goes with the request to the engine; vLLM's extension holds for text completions too."""
+    server: RunningServer = await serve()
+    await server.chat(**fields)
+    if "structured_outputs" in fields:
+        await server.complete(**fields)
+    assert [allows(request, text) for request in server.engine.requests] == [expected] * len(server.engine.requests)
+    assert len(server.engine.requests) == 1 + ("structured_outputs" in fields)
+
+
+@pytest.mark.parametrize("fields", [{}, {"response_format": {"type": "text"}}, {"response_format": None}])
+async def test_free_text_has_no_grammar(serve: Serve, fields: dict[str, Any]) -> None:
+    """And costs nothing."""
+    server: RunningServer = await serve()
+    await server.chat(**fields)
+    assert server.engine.requests[0].grammar is None
+
+
+class FailingGrammar(ScriptedEngine):
+    """Ends every request as the engine does when a grammar asks for too much."""
+
+    def submit(self, request: Any) -> None:
+        request.on_output(
+            StepOutput(
+                request_id=request.request_id,
+                token_ids=(),
+                finish_reason=FinishReason.ERROR,
+                error="lexer error: too many states",
+                error_code=FAILED,
+            )
+        )
+
+
+async def test_a_form_that_turns_out_too_complex_is_the_callers_fault(serve: Serve) -> None:
+    """A 400, or an event of that kind in a stream that has begun."""
+    server: RunningServer = await serve(FailingGrammar())
+    whole = await server.chat(response_format={"type": "json_object"})
+    chunks = await server.stream(response_format={"type": "json_object"})
+    assert (whole.status_code, whole.json()["error"]["code"]) == (400, "grammar_failed")
+    assert "too many states" in whole.json()["error"]["message"]
+    assert (chunks[-1]["error"]["type"], chunks[-1]["error"]["code"]) == ("invalid_request_error", "grammar_failed")
+
+
+@pytest.mark.parametrize(("ends", "words"), [([], "no end token"), ([999], "no end token")])
+async def test_a_model_that_cannot_end_a_form_refuses_all(ends: list[int], words: str) -> None:
+    """The reason is the model's, said with the field."""
+    grammars = Grammars(byte_tokenizer(), vocab_size=VOCAB_SIZE, eos_token_ids=ends)
+    with pytest.raises(CallerError, match=words) as refusal:
+        await grammars.compile(json_structure({}, param="response_format"))
+    assert refusal.value.param == "response_format"
+
+
+async def test_a_tokenizer_that_the_library_cannot_read_costs_structured_output_only() -> None:
+    """The model is served, and says why it can't do this."""
+    grammars = Grammars(object(), vocab_size=VOCAB_SIZE, eos_token_ids=[1])
+    with pytest.raises(CallerError, match="tokenizer can't be read"):
+        await grammars.compile(json_structure({}, param="response_format"))
+
+
+@pytest.mark.parametrize(
+    ("pattern", "size"),
+    [
+        ("abc", 3),
+        ("a{10}", 10),
+        ("(ab){10}c", 21),
+        ("((a{3}b){2,5}c)*", 21),
+        (r"[^\]a-z]{4,}\{9}", 7),
+        (r"(\(|[()]){7}", 14),
+        ("a{2}{3}", 6),
+        ("(((", 0),
+        ("a{9}", 9),
+        (")b{2}", 3),
+    ],
+)
+def test_the_size_of_an_expression_is_what_its_repetitions_make(pattern: str, size: int) -> None:
+    """Counted before anything is built."""
+    assert expression_size(pattern) == size
+
+
+def test_objects_of_arguments_are_closed_but_where_they_say_otherwise() -> None:
+    """However deep; a property may have a keyword's name; parts of allOf see each other's properties."""
+    inner = {"type": "object", "properties": {"properties": {"type": "string"}}}
+    opened = {"type": "object", "properties": {}, "additionalProperties": True}
+    merged = {"allOf": [inner, {"properties": {"a": {}}}]}
+    asked = {"properties": {"list": {"items": inner}, "map": opened, "both": merged}, "$defs": {"d": inner}}
+    shut = inner | {"additionalProperties": False}
+    assert closed(asked) == {
+        "properties": {"list": {"items": shut}, "map": opened, "both": merged},
+        "$defs": {"d": shut},
+        "additionalProperties": False,
+    }
