@@ -51,7 +51,10 @@ class ModelSettings(ProcessSettings):
     backend: Literal["auto", "native", "torch"] = Field(
         default="auto", description="Who computes: auto, native (C++ on the CPU), torch."
     )
-    load_format: Literal["auto", "dummy"] = Field(default="auto", description="dummy: random weights, for experiments.")
+    load_format: Literal["auto", "dummy"] = Field(
+        default="auto",
+        description="dummy: random weights of the config's shape, to measure speed; a folder of config.json is enough.",
+    )
     threads: int | None = Field(
         default=None, ge=1, description="Threads of a step.", json_schema_extra={"auto": "the CPUs this process has"}
     )
@@ -65,7 +68,9 @@ class ModelSettings(ProcessSettings):
     kv_cache_memory: Bytes | None = Field(
         default=None,
         description="Memory of the KV cache, e.g. 2Gi.",
-        json_schema_extra={"auto": "for a full batch of full sequences, at most a quarter of what is free"},
+        json_schema_extra={
+            "auto": "for a full batch of full sequences, at most a quarter of what the rest leaves, nine tenths on a GPU"
+        },
     )
     prefill_chunk: int = Field(default=256, ge=1, description="Most prompt tokens of one step, over all sequences.")
     prefill_delay_steps: float = Field(

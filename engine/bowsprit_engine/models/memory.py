@@ -12,6 +12,7 @@ from bowsprit_engine.models.checkpoint import tensor_shapes
 from bowsprit_engine.models.rope import rope_table_bytes
 
 FLOAT_BYTES = 4
+MOST_HEAD_WIDTH, MOST_DRAFT_TOKENS = 512, 2048  # of training/run.py
 LOGIT_COPIES = 3  # the step's, the sampler's working copy, log-probabilities
 
 
@@ -43,3 +44,12 @@ def step_bytes(config: ModelConfig, *, max_rows: int, max_logit_rows: int) -> in
 def loading_bytes(config: ModelConfig, *, itemsize: int) -> int:
     """The largest tensor while it is loaded: as float32 and once more in its dtype, beside its place in the weights."""
     return max(math.prod(shape) for shape in tensor_shapes(config).values()) * (FLOAT_BYTES + itemsize)
+
+
+def largest_head_bytes(config: ModelConfig) -> int:
+    """A trained head of the largest shape that training makes, in float32: its two up projections, the down projection,
+    the draft vocabulary's rows of the LM head and their table.
+    """
+    width = min(MOST_HEAD_WIDTH, config.hidden_size)
+    per_draft_token = config.hidden_size + 2 * width
+    return FLOAT_BYTES * (5 * width * config.hidden_size + MOST_DRAFT_TOKENS * per_draft_token)

@@ -5,45 +5,70 @@ Decides what "auto" means where that needs the model or the machine. Refuses to 
 
 from __future__ import annotations
 
-import os
+import logging
 from collections.abc import Callable
 
 import torch
 
 from bowsprit_engine.config import ServeSettings
 from bowsprit_engine.core.engine import Engine
+from bowsprit_engine.core.memory_budget import MemoryBudget, readable
 from bowsprit_engine.core.request import FinishedRequest
-from bowsprit_engine.core.runner import BLOCK_SIZE, Runner
+from bowsprit_engine.core.runner import ModelConfig, Runner
 from bowsprit_engine.core.settings import EngineSettings
 from bowsprit_engine.model_settings import DrafterChoice, ModelSettings
-from bowsprit_engine.models import LoadedModel, load_model
+from bowsprit_engine.models import DTYPES, LoadedModel, OpenedModel, open_model
+from bowsprit_engine.models.memory import largest_head_bytes
 from bowsprit_engine.models.uri import resolve_uri
+from bowsprit_engine.server.memory_plan import plan_memory
 from bowsprit_engine.speculation.drafters.base import Drafter
 from bowsprit_engine.speculation.drafters.head import HeadDrafter
 from bowsprit_engine.speculation.drafters.ngram import NGramDrafter
 from bowsprit_engine.speculation.policy import SpeculationMode
 from bowsprit_policy.wire import DrafterType
 
-AUTO_KV_SHARE = 4  # of the free memory, one part in so many
+logger = logging.getLogger(__name__)
 
 
 def load(settings: ModelSettings) -> LoadedModel:
-    """Raises ModelError naming the path and the cause."""
-    device = resolved_device(settings.device)
-    model = load_model(
-        resolve_uri(settings.model),
-        dtype=settings.dtype,
-        max_model_len=settings.max_model_len,
-        device=device,
-        backend=settings.backend,
-        load_format=settings.load_format,
-        num_threads=settings.threads,
-    )
-    if device == "cpu" and model.runner.is_row_invariant:
+    """Raises ModelError naming the path and the cause, WorldError for what can't fit into memory, before it is read."""
+    opened = open_for(settings)
+    budget = memory_budget(settings, opened.config, itemsize=opened.options.dtype.itemsize)
+    budget.check()
+    logger.info("memory: %s of %s: %s", readable(budget.num_bytes), readable(budget.limit.num_bytes), budget)
+    model = opened.load()
+    if opened.options.device.type == "cpu" and model.runner.is_row_invariant:
         # The native kernels have every core already: torch's own pool only spun on one of them (a sixth of all CPU time
         # per token on 2 cores), and what torch still does in a step is small.
         torch.set_num_threads(1)
     return model
+
+
+def open_for(settings: ModelSettings) -> OpenedModel:
+    """The model without its weights. Raises ModelError naming the path and the cause."""
+    return open_model(
+        resolve_uri(settings.model),
+        dtype=settings.dtype,
+        max_model_len=settings.max_model_len,
+        device=resolved_device(settings.device),
+        backend=settings.backend,
+        load_format=settings.load_format,
+        num_threads=settings.threads,
+    )
+
+
+def memory_budget(settings: ModelSettings, config: ModelConfig, *, itemsize: int) -> MemoryBudget:
+    """What an engine with these settings takes. `itemsize`: bytes of a weight and of a cached value."""
+    return plan_memory(
+        config,
+        itemsize=itemsize,
+        device=resolved_device(settings.device),
+        max_batch_size=settings.max_batch_size,
+        prefill_chunk=settings.prefill_chunk,
+        draft_tokens_max=settings.draft_tokens_max,
+        kv_cache_memory=settings.kv_cache_memory,
+        drafter_bytes=sum(_drafter_bytes(choice, config) for choice in settings.drafter),
+    )
 
 
 def assemble(settings: ServeSettings, model: LoadedModel, on_finished: Callable[[FinishedRequest], None]) -> Engine:
@@ -75,7 +100,7 @@ def engine_of(
             model_digest=model.digest,
             max_batch_size=settings.max_batch_size,
             max_model_len=model.config.max_model_len,
-            kv_blocks=_kv_blocks(settings, model),
+            kv_blocks=memory_budget(settings, model.config, itemsize=DTYPES[model.runner.dtype].itemsize).kv_blocks,
             draft_tokens_max=settings.draft_tokens_max,
             prefill_chunk=settings.prefill_chunk,
             prefill_delay_steps=settings.prefill_delay_steps,
@@ -94,26 +119,14 @@ def resolved_device(device: str) -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def free_bytes(device: str) -> int:
-    """Memory that is free now: the device's, or the machine's."""
-    if device.startswith("cuda"):
-        free: int = torch.cuda.mem_get_info(torch.device(device))[0]
-        return free
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-
-
-def _kv_blocks(settings: ModelSettings, model: LoadedModel) -> int:
-    """As many as the memory holds, and no more than a full batch of full sequences needs."""
-    useful = settings.max_batch_size * -(-model.config.max_model_len // BLOCK_SIZE)
-    memory = settings.kv_cache_memory
-    if memory is None:
-        memory = free_bytes(resolved_device(settings.device)) // AUTO_KV_SHARE
-    return min(useful, memory // model.runner.kv_bytes_per_block())
-
-
 def _drafter(choice: DrafterChoice, runner: Runner) -> Drafter:
     match choice.type:
         case DrafterType.NGRAM:
             return NGramDrafter(name=choice.name)
         case DrafterType.HEAD:
             return HeadDrafter(name=choice.name, runner=runner)
+
+
+def _drafter_bytes(choice: DrafterChoice, config: ModelConfig) -> int:
+    """Trained weights: the revision in use and the one that takes its place. Look-ups hold next to nothing."""
+    return 2 * largest_head_bytes(config) if choice.type is DrafterType.HEAD else 0
