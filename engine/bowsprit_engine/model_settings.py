@@ -69,7 +69,7 @@ class ModelSettings(ProcessSettings):
         default=None,
         description="Memory of the KV cache, e.g. 2Gi.",
         json_schema_extra={
-            "auto": "for a full batch of full sequences, at most a quarter of what the rest leaves, nine tenths on a GPU"
+            "auto": "for a full batch; at most a quarter (on a GPU nine tenths) of what the rest leaves"
         },
     )
     prefill_chunk: int = Field(default=256, ge=1, description="Most prompt tokens of one step, over all sequences.")
