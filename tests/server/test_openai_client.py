@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import importlib.util
+import json
+import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any, Literal
 
 import httpx
+import jsonschema
 import openai
 import pytest
+from pydantic import BaseModel
 
 from bowsprit_engine.capture.reader import read_shards
 from bowsprit_policy.wire import EngineStats
@@ -53,9 +58,10 @@ def client(server: ServerProcess) -> Iterator[openai.OpenAI]:
 
 def ask(client: openai.OpenAI, *, is_speculative: bool = True, **changes: object) -> str:
     """The text of one answer."""
-    asked = {"messages": QUESTION, "max_tokens": 48, "temperature": 0.0, "seed": 1, **changes}
+    asked: dict[str, Any] = {"messages": QUESTION, "max_tokens": 48, "temperature": 0.0, "seed": 1, **changes}
     mode = "auto" if is_speculative else "off"
-    completion = client.chat.completions.create(model=MODEL, extra_body={"speculation": {"mode": mode}}, **asked)
+    extra = {"speculation": {"mode": mode}, **asked.pop("extra_body", {})}
+    completion = client.chat.completions.create(model=MODEL, extra_body=extra, **asked)
     return str(completion.choices[0].message.content)
 
 
@@ -121,6 +127,146 @@ def test_stop_strings_logprobs_and_text_completions_work(client: openai.OpenAI) 
     assert all(logprob is not None and logprob <= 0 for logprob in choice.logprobs.token_logprobs)
     assert completion.usage is not None
     assert len(choice.logprobs.token_logprobs) == completion.usage.completion_tokens
+
+
+class Weather(BaseModel):
+    city: str
+    temperature: int
+    sky: Literal["clear", "cloudy"]
+
+
+def test_a_pydantic_model_is_parsed(client: openai.OpenAI) -> None:
+    """The client's own way to structured output, unmodified; speculation changes nothing in it."""
+    question = [{"role": "user", "content": "It is 21 degrees in Paris and the sky is clear. Answer in JSON."}]
+    answers = [
+        client.chat.completions.parse(
+            model=MODEL,
+            messages=question,  # type: ignore[arg-type]
+            response_format=Weather,
+            temperature=temperature,
+            seed=4,
+            max_tokens=80,
+            extra_body={"speculation": {"mode": mode}},
+        ).choices[0]
+        for temperature in (0.0, 0.7)
+        for mode in ("auto", "off")
+    ]
+    texts = [answer.message.content for answer in answers]
+    assert texts[:1] * 2 + texts[2:3] * 2 == texts
+    assert answers[0].message.parsed == Weather(city="Paris", temperature=21, sky="clear")
+    assert answers[0].finish_reason == "stop"
+
+
+def test_free_json_expressions_and_choices_are_kept_to(client: openai.OpenAI) -> None:
+    """vLLM's extension, as its clients send it."""
+
+    def asked(**form: object) -> str:
+        return ask(client, max_tokens=40, extra_body={"structured_outputs": form})
+
+    assert re.fullmatch("[0-9]{3}-[0-9]{4}", asked(regex="[0-9]{3}-[0-9]{4}"))
+    assert asked(choice=["Monday", "never"]) in ("Monday", "never")
+    assert isinstance(json.loads(ask(client, max_tokens=80, response_format={"type": "json_object"})), dict)
+
+
+def test_a_schema_that_is_refused_names_its_place(client: openai.OpenAI) -> None:
+    """As the client's own exception."""
+    schema = {"type": "object", "properties": {"a": {"type": "array", "uniqueItems": True}}}
+    with pytest.raises(openai.BadRequestError) as refusal:
+        ask(client, response_format={"type": "json_schema", "json_schema": {"name": "x", "schema": schema}})
+    assert refusal.value.param == "response_format.json_schema.schema.properties.a"
+    assert "uniqueItems" in refusal.value.message
+
+
+TOOLS: list[Any] = [
+    {
+        "type": "function",
+        "function": {
+            "name": "get_weather",
+            "description": "The weather in a city",
+            "parameters": {
+                "type": "object",
+                "properties": {"city": {"type": "string"}, "unit": {"type": "string", "enum": ["C", "F"]}},
+                "required": ["city", "unit"],
+            },
+        },
+    },
+    {
+        "type": "function",
+        "function": {
+            "name": "add",
+            "parameters": {
+                "type": "object",
+                "properties": {"a": {"type": "number"}, "b": {"type": "number"}},
+                "required": ["a", "b"],
+            },
+        },
+    },
+]
+WEATHER_QUESTION: list[Any] = [{"role": "user", "content": "What is the weather in Paris, in C?"}]
+
+
+@pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "add"}}])
+def test_a_forced_call_has_valid_arguments(client: openai.OpenAI, choice: Any) -> None:
+    """A model of 135 million parameters calls functions by construction, the same with speculation and without."""
+    calls = []
+    for mode in ("auto", "off"):
+        answer = client.chat.completions.create(
+            model=MODEL,
+            messages=WEATHER_QUESTION,
+            tools=TOOLS,
+            tool_choice=choice,
+            temperature=0.0,
+            max_tokens=100,
+            extra_body={"speculation": {"mode": mode}},
+        ).choices[0]
+        assert (answer.finish_reason, answer.message.content) == ("tool_calls", None)
+        assert answer.message.tool_calls is not None
+        calls.append([(call.function.name, call.function.arguments) for call in answer.message.tool_calls])
+    assert calls[0] == calls[1]
+    schemas = {tool["function"]["name"]: tool["function"]["parameters"] for tool in TOOLS}
+    for name, arguments in calls[0]:
+        jsonschema.validate(json.loads(arguments), schemas[name])
+    assert {name for name, _ in calls[0]} == ({"get_weather"} if choice == "required" else {"add"})
+
+
+def test_a_conversation_with_tools_goes_on(client: openai.OpenAI) -> None:
+    """The call as it was streamed is sent back with its result, and answered."""
+    with client.chat.completions.stream(
+        model=MODEL, messages=WEATHER_QUESTION, tools=TOOLS, tool_choice="required", temperature=0.0, max_tokens=100
+    ) as stream:
+        for _ in stream:
+            pass
+        message = stream.get_final_completion().choices[0].message
+    assert message.tool_calls is not None
+    (call,) = message.tool_calls
+    assert json.loads(call.function.arguments) == {"city": "Paris", "unit": "C"}
+    result = {"role": "tool", "tool_call_id": call.id, "content": "21 degrees and sunny"}
+    history = [*WEATHER_QUESTION, message.model_dump(exclude_none=True, exclude={"parsed"}), result]
+    after = client.chat.completions.create(
+        model=MODEL, messages=history, tools=TOOLS, tool_choice="none", temperature=0.0, max_tokens=16
+    )
+    assert after.choices[0].message.content
+
+
+def test_every_token_has_its_logprobs_in_chat_and_stream(client: openai.OpenAI) -> None:
+    """The same in both, none above 0, the chosen token of a greedy answer the most likely."""
+    asked: dict[str, Any] = {"model": MODEL, "messages": QUESTION, "max_tokens": 12, "temperature": 0.0}
+    whole = client.chat.completions.create(**asked, logprobs=True, top_logprobs=3)
+    stream = client.chat.completions.create(**asked, logprobs=True, top_logprobs=3, stream=True)
+    streamed = [
+        (token.token, token.logprob)
+        for chunk in stream
+        for choice in chunk.choices
+        if choice.logprobs is not None
+        for token in choice.logprobs.content or ()
+    ]
+    assert whole.choices[0].logprobs is not None
+    tokens = whole.choices[0].logprobs.content
+    assert tokens is not None
+    assert whole.usage is not None
+    assert len(tokens) == whole.usage.completion_tokens
+    assert streamed == [(token.token, token.logprob) for token in tokens]
+    assert all(token.logprob <= 0 and token.top_logprobs[0].token == token.token for token in tokens)
 
 
 def test_a_prompt_beyond_the_context_is_a_400_with_both_numbers(client: openai.OpenAI) -> None:
