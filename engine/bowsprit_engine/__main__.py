@@ -31,8 +31,8 @@ SERVE_HELP = """Serve a model over OpenAI's API, with speculative decoding.
     BOWSPRIT_MODEL=SmolLM2.gguf BOWSPRIT_DRAIN_SECONDS=2m bowsprit-engine serve
 
 Every flag is an environment variable too: --max-batch-size is BOWSPRIT_MAX_BATCH_SIZE; the flag wins.
-Health is at :8001/healthz and /readyz, metrics at :8001/metrics. /readyz says 200 once the model is loaded and its steps
-are timed. SIGTERM: new requests get 503 with Retry-After, running answers have --drain-seconds to finish.
+Health is at :8001/healthz and /readyz, metrics at :8001/metrics. /readyz says 200 once the model is loaded and its
+steps are timed. SIGTERM: new requests get 503 with Retry-After, running answers have --drain-seconds to finish.
 By the native kernels (CPU) speculation never changes an answer: the same seed gives the same text with and without.
 """
 TRAIN_HELP = """Train a speculator from captured traffic, evaluate it, and write it with its evaluation.

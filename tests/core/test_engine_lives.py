@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+from bowsprit_engine.core.engine import Engine, EngineSettings
 from bowsprit_engine.core.request import FinishReason, SpeculationParams
 from bowsprit_engine.errors import CallerError, StalePolicyError, WorldError
 from bowsprit_engine.speculation.drafters.ngram import NGramDrafter
@@ -226,6 +227,32 @@ def test_draining_lets_requests_end_and_takes_no_more(serve):
     assert not served.engine.is_ready
     with pytest.raises(WorldError, match="draining"):
         served.submit("late", PROMPT)
+
+
+def test_an_engine_is_ready_once_its_steps_are_timed_and_not_before(tmp_path, monkeypatch):
+    """While the profile runs it is not; so nobody's first request pays for the warm-up."""
+    monkeypatch.setenv("BOWSPRIT_CACHE_DIR", str(tmp_path))
+    runner = FakeRunner()
+    is_timing, may_go_on = threading.Event(), threading.Event()
+
+    def hold(_):
+        is_timing.set()
+        may_go_on.wait(30)
+
+    runner.before_forward = hold
+    settings = EngineSettings(
+        model_name="fake", model_digest="d", max_batch_size=1, max_model_len=64, kv_blocks=8, draft_tokens_max=1
+    )
+    engine = Engine(runner=runner, settings=settings, drafters=())
+    engine.start()
+    assert is_timing.wait(30)
+
+    before, num_cells = engine.is_ready, len(engine.profile().cells)
+    may_go_on.set()
+    became = engine.wait_ready(30)
+    engine.stop()
+
+    assert (before, num_cells, became, len(engine.profile().cells) > 0) == (False, 0, True, True)
 
 
 def test_stopping_at_once_aborts_what_is_left(serve):
