@@ -1,4 +1,4 @@
-"""The bench's other measurements, each a program of its own: step times against the roofline, the server's overhead.
+"""The bench's other measurements, each a program of its own: step times, overhead of the server, long prompts.
 
 Runs them one after another, with nothing beside them, and turns what they write into verdicts. Refuses to know how they
 measure. Each is `python -m bench.NAME --json FILE`.
@@ -35,6 +35,13 @@ class Bound:
 
 
 BOUNDS: Mapping[str, Sequence[Bound]] = {
+    "prefill_interference": (
+        Bound(
+            key="p99_added_steps",
+            what="added latency of a running stream, p99, steps, when a prompt of 2,000 tokens comes",
+            at_most=2.0,
+        ),
+    ),
     "step_times": (
         Bound(key="roofline_fraction_n1", what="fraction of the measured roofline, n=1", at_least=0.85),
         Bound(key="roofline_fraction_n9", what="fraction of the measured roofline, n=9", at_least=0.62),

@@ -19,19 +19,19 @@ from bowsprit_engine.server.assembly import load as load_model
 
 MAX_BATCH_SIZE = 16
 READY_SECONDS = 120.0
-DRAFT_TOKENS_MAX = 16
+# A service holds prompts back for running streams; then a batch that begins at once never decodes as a whole.
+PREFILL_DELAY_STEPS = 1e6
 
 
 def load(words: Sequence[str]) -> tuple[Hello, Callable[[Task], Answer]]:
     folder, mode, max_model_len = words
-    speculation = {"plain": "off"}.get(mode, mode)
     settings = ServeSettings(
         model=folder,
         max_batch_size=MAX_BATCH_SIZE,
         max_model_len=int(max_model_len),
-        draft_tokens_max=DRAFT_TOKENS_MAX,
-        prefix_cache="off",  # the same prompts come again in every round, and peers compute them again
-        speculation=speculation,
+        prefill_delay_steps=PREFILL_DELAY_STEPS,
+        prefix_cache="off",  # vLLM's is off too: a prompt is computed whenever it comes
+        speculation={"plain": "off"}.get(mode, mode),
     )
     model = load_model(settings)
     engine = assemble(settings, model, lambda finished: None)
@@ -45,6 +45,7 @@ def load(words: Sequence[str]) -> tuple[Hello, Callable[[Task], Answer]]:
             "dtype": model.runner.dtype,
             "speculation": str(settings.speculation),
             "drafters": " ".join(drafter.name for drafter in settings.drafter),
+            "prefix cache": settings.prefix_cache,
         },
     )
     return hello, Submitted(engine).generate
