@@ -93,8 +93,8 @@ def variables_of(peer: plan.Peer, python: Path, *, cache: Path, base: Mapping[st
         "transformers": openmp,
         "llama_cpp": openmp,
         "vllm": {
-            # By default it leaves a processor to its front end: on two, half of the machine.
-            "VLLM_CPU_OMP_THREADS_BIND": ",".join(map(str, sorted(os.sched_getaffinity(0)))),
+            # By default it leaves a processor to its front end: of two, half the machine. The caller's own choice wins.
+            "VLLM_CPU_OMP_THREADS_BIND": base.get("VLLM_CPU_OMP_THREADS_BIND", _every_processor()),
             "VLLM_CPU_KVCACHE_SPACE": "2",
             "VLLM_CACHE_ROOT": str(cache / "vllm-compiled"),
             "VLLM_NO_USAGE_STATS": "1",
@@ -103,6 +103,10 @@ def variables_of(peer: plan.Peer, python: Path, *, cache: Path, base: Mapping[st
         },
     }
     return {**base, **offline, **by_peer[peer]}
+
+
+def _every_processor() -> str:
+    return ",".join(map(str, sorted(os.sched_getaffinity(0))))
 
 
 def _preloaded(python: Path, base: Mapping[str, str]) -> dict[str, str]:
