@@ -54,6 +54,23 @@ async def test_the_first_chunk_has_the_role_and_the_last_the_reason_and_the_figu
     assert chunks[-1]["metrics"]["seed"] == 5
 
 
+@pytest.mark.parametrize("step_tokens", [1, 4, 64])
+async def test_a_stop_string_within_the_first_min_tokens_stops_nothing(serve: Serve, step_tokens: int) -> None:
+    """The first that lies behind them does."""
+    server = await serve(ScriptedEngine(answer=lambda request: b"a|b|c|d", step_tokens=step_tokens))
+    chunks = await server.stream(stop="|", min_tokens=2)
+    assert ("".join(_texts(chunks)), chunks[-1]["choices"][0]["finish_reason"]) == ("a|b", "stop")
+
+
+async def test_every_other_chunk_of_a_stream_with_usage_has_none(serve: Serve) -> None:
+    """The key with null, as OpenAI's have it; without the option there is no key."""
+    server = await serve()
+    *chunks, last = await server.stream(stream_options={"include_usage": True})
+    assert [chunk["usage"] for chunk in chunks] == [None] * len(chunks)
+    assert last["usage"]["completion_tokens"] > 0
+    assert not any("usage" in chunk for chunk in await server.stream())
+
+
 async def test_usage_comes_in_a_chunk_of_its_own_when_asked_for(serve: Serve) -> None:
     """With no choices in it."""
     server = await serve(ScriptedEngine(answer=lambda request: b"abc"))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import TypeVar
 
 from fastapi import FastAPI, Request
@@ -18,7 +19,7 @@ from starlette.types import ASGIApp
 
 from bowsprit_engine.core.grammar import CompiledGrammar
 from bowsprit_engine.errors import CallerError
-from bowsprit_engine.server import errors
+from bowsprit_engine.server import errors, openapi
 from bowsprit_engine.server.edge import Edge, read_body
 from bowsprit_engine.server.generation import Generation, Plan
 from bowsprit_engine.server.lifecycle import Lifecycle, Served
@@ -38,11 +39,16 @@ def create_app(lifecycle: Lifecycle, *, max_body_bytes: int) -> ASGIApp:
     app = FastAPI(title="Bowsprit", docs_url=None, redoc_url=None, openapi_url=None)
     errors.install(app)
     port = _OpenAIPort(lifecycle, max_body_bytes=max_body_bytes)
+    app.add_api_route("/openapi.json", _openapi, methods=["GET"])
     app.add_api_route("/v1/models", port.models, methods=["GET"])
     app.add_api_route("/v1/models/{name:path}", port.model, methods=["GET"])
     app.add_api_route("/v1/chat/completions", port.chat, methods=["POST"])
     app.add_api_route("/v1/completions", port.complete, methods=["POST"])
     return Edge(app, lifecycle=lifecycle)
+
+
+async def _openapi() -> JSONResponse:
+    return JSONResponse(openapi.document(version=version("bowsprit")))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
