@@ -11,14 +11,14 @@ import platform
 import time
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from bench import companions, plan, report, targets
-from bench.comparison import Comparison
+from bench.comparison import Comparison, Found
 from bench.exported_weights import ExportedWeights, export, packaged_model
 from bench.installation import (
     ROOT,
@@ -55,7 +55,7 @@ def main(
     """Compare our engine with others on the same bfloat16 weights, prompts and processors, interleaved, with spread."""
     begin = time.monotonic()
     chosen_cases = _chosen_cases(plan.QUICK if quick else plan.FULL, cases, rounds)
-    chosen = [entry for entry in PARTICIPANTS if not engines or entry.name in engines.split(",")]
+    chosen = _chosen_engines(engines)
     out.mkdir(parents=True, exist_ok=True)
     machine = _machine(quick=quick)
     say(f"{machine['processor']}, {machine['processors']} processors, load {machine['load at start']}")
@@ -95,9 +95,18 @@ def _chosen_cases(scale: plan.Scale, names: str, rounds: int | None) -> tuple[Ca
     return tuple(case for case in every if case.name in wanted)
 
 
+def _chosen_engines(names: str) -> list[Participant]:
+    wanted = names.split(",") if names else [entry.name for entry in PARTICIPANTS]
+    unknown = sorted(set(wanted) - {entry.name for entry in PARTICIPANTS})
+    if unknown:
+        known = ", ".join(entry.name for entry in PARTICIPANTS)
+        raise typer.BadParameter(f"no engine {', '.join(unknown)}; there are {known}")
+    return [entry for entry in PARTICIPANTS if entry.name in wanted]
+
+
 def _compare(
     participants: list[Participant], cases: tuple[Case, ...], weights: ExportedWeights, cache: Path, out: Path
-) -> tuple[Any, dict[str, Hello], dict[str, str]]:
+) -> tuple[Found, dict[str, Hello], dict[str, str]]:
     tokenizer = load_tokenizer(weights.hf_folder)
     hellos: dict[str, Hello] = {}
     skipped: dict[str, str] = {}
