@@ -49,8 +49,8 @@ BOUNDS: Mapping[str, Sequence[Bound]] = {
         Bound(key="t17_over_t1", what="T(17)/T(1) at context 256", at_most=2.4),
     ),
     "server_overhead": (
-        Bound(key="http_1_stream", what="tokens/s over HTTP, 1 stream, against the bare step loop", at_least=0.95),
-        Bound(key="http_8_streams", what="tokens/s over HTTP, 8 streams, against the bare step loop", at_least=0.90),
+        Bound(key="http_streams_1", what="tokens/s over HTTP, 1 stream, against the bare step loop", at_least=0.95),
+        Bound(key="http_streams_8", what="tokens/s over HTTP, 8 streams, against the bare step loop", at_least=0.90),
     ),
 }
 

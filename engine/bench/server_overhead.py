@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import re
 import statistics
 import subprocess
@@ -18,11 +19,12 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import httpx
 
+from bench.spread import ratio
 from bowsprit_engine.config import ServeSettings
 from bowsprit_engine.core.engine import Engine
 from bowsprit_engine.core.request import Request, SamplingParams, SpeculationParams, StepOutput
@@ -141,13 +143,23 @@ def _ready_url(process: subprocess.Popen[bytes], log: Path) -> str:
     raise RuntimeError(f"the server isn't ready: {log.read_text()[-2000:]}")
 
 
+def figures(results: Sequence[Overhead]) -> dict[str, dict[str, float]]:
+    """HTTP / bare by name, a ratio of medians with its interval over the rounds: what `make bench` judges."""
+    return {f"http_streams_{result.streams}": asdict(ratio(result.http, result.bare)) for result in results}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", required=True)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--tokens", type=int, default=128)
+    parser.add_argument("--quick", action="store_true", help="3 rounds")
+    parser.add_argument("--json", type=Path, help="where the figures go")
     given = parser.parse_args()
-    for result in measure(given.model, num_tokens=given.tokens, rounds=given.rounds):
+    results = measure(given.model, num_tokens=given.tokens, rounds=3 if given.quick else given.rounds)
+    if given.json is not None:
+        given.json.write_text(json.dumps({"figures": figures(results)}, indent=1))
+    for result in results:
         bare, http = (f"{statistics.median(values):.1f}" for values in (result.bare, result.http))
         print(f"{result.streams} streams: {bare} tokens/s bare, {http} over HTTP, ratio {result.ratio:.3f}")
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import companions, plan, report, targets
+from bench import companions, plan, report, server_overhead, targets
 from bench.plan import LLAMA_CPP, OURS, VLLM
 from bench.protocol import Hello
 from bench.spread import Ratio
@@ -105,6 +105,14 @@ def test_a_companion_that_failed_leaves_its_figures_unmeasured() -> None:
     bound = companions.Bound(key="t9_over_t1", what="T(9)/T(1)", at_most=1.6)
     assert companions.judged(bound, {}, "exits 1").note == "exits 1"
     assert companions.judged(bound, {"other": 1.0}, "").note == "the program gives no t9_over_t1"
+
+
+def test_the_server_s_overhead_is_judged_by_the_names_it_writes() -> None:
+    """Tokens per second over HTTP against those of the engine asked directly, in the same rounds."""
+    overhead = server_overhead.Overhead(streams=8, bare=(100.0, 200.0, 400.0), http=(95.0, 190.0, 380.0))
+    bound = next(bound for bound in companions.BOUNDS["server_overhead"] if bound.key == "http_streams_8")
+    verdict = companions.judged(bound, server_overhead.figures([overhead]), "")
+    assert (verdict.limit, verdict.outcome, verdict.is_sure) == ("≥ 0.9", "reached", True)
 
 
 CASE = plan.Case(
