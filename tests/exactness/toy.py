@@ -16,6 +16,7 @@ import torch
 
 from bowsprit_engine.core.request import SamplingParams
 from bowsprit_engine.core.runner import ModelOutput, StepBatch
+from bowsprit_engine.core.sampling import Draw
 from bowsprit_engine.speculation.drafters.base import DraftContext
 from exactness.served import Asked, Run, engine_of
 from fakes import FakeDrafter, FakeRunner
@@ -57,7 +58,7 @@ def gambler() -> FakeDrafter:
 
 
 def texts(
-    sampling: Mapping[str, object], *, count: int, draft_tokens: int, first_seed: int = 0, draw=None
+    sampling: Mapping[str, object], *, count: int, draft_tokens: int, first_seed: int = 0, draw: Draw | None = None
 ) -> list[Text]:
     """What the engine answers to `count` requests, alike but for their seeds, 64 at a time."""
     engine = engine_of(
@@ -75,7 +76,7 @@ def texts(
             prompt=PROMPT,
             sampling=SamplingParams(**{"max_tokens": LENGTH, "temperature": 1.0, **sampling, "seed": seed}),
         )
-        for seed in range(first_seed, first_seed + count)
+        for seed in range(count)
     ]
     answers = Run(engine).serve(requests).answers
     return [tuple(answers[asked.name].token_ids) for asked in requests]
