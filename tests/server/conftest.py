@@ -40,6 +40,7 @@ async def serve() -> AsyncIterator[Serve]:
             metrics_prefix: str = "bowsprit",
             max_body_bytes: int = 1 << 20,
             tool_format: str = "auto",
+            max_model_len: int = MAX_MODEL_LEN,
         ) -> RunningServer:
             engine = engine or ScriptedEngine()
             capture = capture or Capture(None)
@@ -52,14 +53,14 @@ async def serve() -> AsyncIterator[Serve]:
                 tokenizer = byte_tokenizer() if template is None else byte_tokenizer(template)
                 lifecycle.served = Served(
                     engine=engine,
-                    prompts=PromptEncoder(tokenizer, max_model_len=MAX_MODEL_LEN, tool_format=tool_format),
+                    prompts=PromptEncoder(tokenizer, max_model_len=max_model_len, tool_format=tool_format),
                     grammars=Grammars(tokenizer, vocab_size=VOCAB_SIZE, eos_token_ids=[END]),
                     bridge=Bridge(asyncio.get_running_loop()),
                     latencies=latencies,
                     capture=capture,
                     model_name="scripted",
                     model_digest="d" * 64,
-                    max_model_len=MAX_MODEL_LEN,
+                    max_model_len=max_model_len,
                     vocab_size=VOCAB_SIZE,
                     created=0,
                 )
@@ -78,7 +79,9 @@ async def serve() -> AsyncIterator[Serve]:
                 await listener.start()
                 url = f"http://127.0.0.1:{listener.port}"
                 clients.append(
-                    await stack.enter_async_context(httpx.AsyncClient(base_url=url, trust_env=False, verify=False))
+                    await stack.enter_async_context(
+                        httpx.AsyncClient(base_url=url, trust_env=False, verify=False, timeout=60)
+                    )
                 )
             return RunningServer(
                 engine=engine,

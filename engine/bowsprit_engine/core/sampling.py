@@ -122,19 +122,20 @@ class Sampler:
 
         A grammar that is at its end allows nothing but an end, min_tokens or not.
         """
-        sequence, sampling = group.sequence, group.sequence.request.sampling
+        sequence = group.sequence
         masks = grammar.Masks(allowed=()) if sequence.grammar is None else sequence.grammar.masks(group.draft)
         for index in range(group.num_rows):
             row = logits[group.first_row + index]
-            banned = torch.zeros(row.numel(), dtype=torch.bool)
-            if sequence.num_emitted + index < sampling.min_tokens:
-                # a model's own end token may lie beyond its logits: then nothing needs a mask
-                ends = [token for token in self.stop_token_ids(sequence.request) if token < row.numel()]
-                banned[ends] = True
+            is_early = sequence.num_emitted + index < sequence.request.sampling.min_tokens
+            # a model's own end token may lie beyond its logits: then nothing needs a mask
+            ends = [token for token in self.stop_token_ids(sequence.request) if token < row.numel()] if is_early else []
             if index < len(masks.allowed):
                 allowed = torch.from_numpy(masks.allowed[index])
-                banned = ~(allowed & ~banned) if bool((allowed & ~banned).any()) else ~allowed
-            row.masked_fill_(banned.to(row.device), -torch.inf)
+                unended = allowed.index_fill(0, torch.tensor(ends, dtype=torch.int64), False)
+                banned = ~(unended if bool(unended.any()) else allowed)
+                row.masked_fill_(banned.to(row.device), -torch.inf)
+            else:
+                row[ends] = -torch.inf
         if masks.failure is None:
             return {}
         return {group.first_row + len(masks.allowed): Fault(message=masks.failure, code=grammar.FAILED)}
