@@ -10,7 +10,7 @@ import ctypes
 import functools
 import os
 from collections.abc import Sequence
-from ctypes import byref, c_int
+from ctypes import byref, c_int, c_int64, c_void_p
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,10 +18,12 @@ import torch
 from torch import Tensor
 
 from bowsprit_engine.errors import WorldError
-from bowsprit_engine.kernels.native_abi import SIGNATURES, DrawArgs, PackedArgs
+from bowsprit_engine.kernels.native_abi import SIGNATURES, DrawArgs, PackedArgs, ReadArgs
+from bowsprit_engine.kernels.weight_memory import WeightMemory
 from bowsprit_engine.native.cpus import available_cpus, cpus_to_pin
 from bowsprit_engine.native.variants import CHOSEN_VARIANT, VARIANTS, cpu_features, search_path, usable
 
+WORD_BYTES = 8
 MULTIPLE = 16  # hidden size, MLP width and head_dim of a model must be multiples of it
 
 
@@ -130,15 +132,19 @@ class PackedWeight:
     columns: int
 
     @classmethod
-    def of(cls, weight: Tensor) -> PackedWeight:  # [rows, columns], any floating dtype
+    def of(cls, weight: Tensor, memory: WeightMemory) -> PackedWeight:  # [rows, columns], any floating dtype
         source = weight.detach().to(device="cpu", dtype=torch.bfloat16)
         if source.shape[1] % 2:
             source = torch.nn.functional.pad(source, (0, 1))
         source = source.contiguous()
         rows, columns = source.shape
-        storage = torch.empty(library().bowsprit_packed_size(rows, columns), dtype=torch.bfloat16)
+        storage = memory.take(library().bowsprit_packed_size(rows, columns))
         library().bowsprit_pack(source.data_ptr(), storage.data_ptr(), rows, columns)
         return cls(storage=storage, rows=rows, columns=columns)
+
+    @property
+    def num_bytes(self) -> int:
+        return self.storage.numel() * self.storage.itemsize
 
     def args(self) -> PackedArgs:
         return PackedArgs(data=self.storage.data_ptr(), rows=self.rows, columns=self.columns)
@@ -153,12 +159,29 @@ class PackedWeight:
         return out
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReadThrough:
+    """Processor seconds over all threads, and the sum of all 64-bit words modulo 2^64: proof that they were read."""
+
+    cpu_seconds: float
+    sum_of_words: int
+
+
+def read_through(weights: Sequence[PackedWeight]) -> ReadThrough:
+    """Read weights once with all threads, as a step does that computes nothing."""
+    regions = (c_void_p * len(weights))(*(weight.storage.data_ptr() for weight in weights))
+    num_words = (c_int64 * len(weights))(*(weight.num_bytes // WORD_BYTES for weight in weights))
+    args = ReadArgs(num_regions=len(weights), regions=regions, num_words=num_words)
+    check(library(), library().bowsprit_read_through(byref(args)))
+    return ReadThrough(cpu_seconds=args.cpu_seconds, sum_of_words=args.sum)
+
+
 class PackedLinear:
     """x @ weight^T with the weight kept as packed bf16; a row's result is bitwise independent of the number of rows."""
 
     def __init__(self, weight: Tensor) -> None:  # [N, K]
         self._in_features = weight.shape[1]
-        self._weight = PackedWeight.of(weight)
+        self._weight = PackedWeight.of(weight, WeightMemory())
 
     def __call__(self, x: Tensor) -> Tensor:  # [M, K] float32 to [M, N] float32
         if x.ndim != 2 or x.shape[1] != self._in_features:

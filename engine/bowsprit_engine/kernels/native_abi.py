@@ -73,6 +73,16 @@ class StepArgs(Structure):
     ]
 
 
+class ReadArgs(Structure):
+    _fields_ = [
+        ("num_regions", c_int64),
+        ("regions", POINTER(c_void_p)),
+        ("num_words", POINTER(c_int64)),
+        ("cpu_seconds", c_double),
+        ("sum", c_uint64),
+    ]
+
+
 class DrawArgs(Structure):
     _fields_ = [
         ("num_rows", c_int64),
@@ -98,6 +108,7 @@ SIGNATURES: dict[str, tuple[object, Sequence[object]]] = {
     "bowsprit_pack": (None, [c_void_p, c_void_p, c_int64, c_int64]),
     "bowsprit_unpack_rows": (None, [POINTER(PackedArgs), c_void_p, c_int64, c_void_p]),
     "bowsprit_linear": (c_int, [POINTER(PackedArgs), c_void_p, c_int64, c_void_p]),
+    "bowsprit_read_through": (c_int, [POINTER(ReadArgs)]),
     "bowsprit_draw": (c_int, [POINTER(DrawArgs)]),
     "bowsprit_philox": (None, [c_uint64, c_uint64, c_uint32, c_int64, c_void_p]),
     "bowsprit_model_new": (c_void_p, [POINTER(ModelArgs)]),

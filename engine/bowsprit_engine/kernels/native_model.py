@@ -49,6 +49,12 @@ class NativeWeights:
     sin: Tensor  # [max_model_len, head_dim / 2] float32
     layers: Sequence[NativeLayer]
 
+    def read_each_step(self) -> list[PackedWeight]:
+        """Weights that a step reads whole, whatever its rows: of the embedding it takes its rows only."""
+        return [w for layer in self.layers for w in (layer.qkv, layer.output, layer.gate_up, layer.down)] + [
+            self.lm_head
+        ]
+
 
 class NativeModel:
     """Not thread-safe. `last_step_cpu_seconds` is processor time summed over the threads of the last step."""

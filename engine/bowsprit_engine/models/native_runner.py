@@ -15,6 +15,7 @@ from bowsprit_engine.errors import ModelError
 from bowsprit_engine.kernels import native
 from bowsprit_engine.kernels.native import PackedWeight
 from bowsprit_engine.kernels.native_model import NativeLayer, NativeModel, NativeWeights
+from bowsprit_engine.kernels.weight_memory import WeightMemory
 from bowsprit_engine.models.checkpoint import EMBEDDING, FINAL_NORM, LM_HEAD, Checkpoint, layer_name, take
 from bowsprit_engine.models.rope import rope_tables
 from bowsprit_engine.native.variants import cpu_model
@@ -54,6 +55,10 @@ class NativeRunner:
     def forward(self, batch: StepBatch) -> ModelOutput:
         return self._model.step(batch)
 
+    def weights_read_each_step(self) -> list[PackedWeight]:
+        """What a step's time is compared with: it can't be faster than reading these."""
+        return self._weights.read_each_step()
+
     def embed(self, token_ids: Tensor) -> Tensor:
         return self._weights.embedding.take_rows(token_ids)
 
@@ -76,8 +81,9 @@ def _check_shape(path: Path, config: ModelConfig) -> None:
 
 def _load_weights(checkpoint: Checkpoint) -> NativeWeights:
     config = checkpoint.config
-    embedding = PackedWeight.of(take(checkpoint, EMBEDDING))
-    lm_head = embedding if config.tie_word_embeddings else PackedWeight.of(take(checkpoint, LM_HEAD))
+    memory = WeightMemory()
+    embedding = PackedWeight.of(take(checkpoint, EMBEDDING), memory)
+    lm_head = embedding if config.tie_word_embeddings else PackedWeight.of(take(checkpoint, LM_HEAD), memory)
     cos, sin = rope_tables(config)
     return NativeWeights(
         embedding=embedding,
@@ -85,11 +91,11 @@ def _load_weights(checkpoint: Checkpoint) -> NativeWeights:
         final_norm=_norm(checkpoint, FINAL_NORM),
         cos=cos.contiguous(),
         sin=sin.contiguous(),
-        layers=[_load_layer(checkpoint, layer) for layer in range(config.num_layers)],
+        layers=[_load_layer(checkpoint, layer, memory) for layer in range(config.num_layers)],
     )
 
 
-def _load_layer(checkpoint: Checkpoint, layer: int) -> NativeLayer:
+def _load_layer(checkpoint: Checkpoint, layer: int, memory: WeightMemory) -> NativeLayer:
     config = checkpoint.config
 
     def part(name: str) -> Tensor:
@@ -106,15 +112,15 @@ def _load_layer(checkpoint: Checkpoint, layer: int) -> NativeLayer:
     gate_up_bias = biases(config.mlp_bias, "mlp.gate_proj", "mlp.up_proj")
     down_bias = biases(config.mlp_bias, "mlp.down_proj")
     return NativeLayer(
-        qkv=PackedWeight.of(torch.cat([part(name) for name in QKV])),
+        qkv=PackedWeight.of(torch.cat([part(name) for name in QKV]), memory),
         qkv_bias=torch.cat(qkv_bias) if qkv_bias else None,
         query_norm=norm("self_attn.q_norm") if config.qk_norm else None,
         key_norm=norm("self_attn.k_norm") if config.qk_norm else None,
-        output=PackedWeight.of(part("self_attn.o_proj")),
+        output=PackedWeight.of(part("self_attn.o_proj"), memory),
         output_bias=output_bias[0].contiguous() if output_bias else None,
-        gate_up=PackedWeight.of(alternating(part("mlp.gate_proj"), part("mlp.up_proj"))),
+        gate_up=PackedWeight.of(alternating(part("mlp.gate_proj"), part("mlp.up_proj")), memory),
         gate_up_bias=alternating(*(bias[:, None] for bias in gate_up_bias)).flatten() if gate_up_bias else None,
-        down=PackedWeight.of(part("mlp.down_proj")),
+        down=PackedWeight.of(part("mlp.down_proj"), memory),
         down_bias=down_bias[0].contiguous() if down_bias else None,
         attention_norm=norm("input_layernorm"),
         mlp_norm=norm("post_attention_layernorm"),

@@ -40,20 +40,44 @@ BOWSPRIT_TILE void tile_product() {
   asm volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(kC), "i"(kA), "i"(kB));
 }
 
+// C_b += A B_b for up to 4 blocks b, with C in tiles 0..3, B in 4 and A in 6.
+template <int kBlocks>
+BOWSPRIT_TILE void add_products(const Bf16* a, int64_t a_stride, const Bf16* const (&b)[kBlocks]) {
+  tile_load<6>(a, a_stride);
+  tile_load<4>(b[0], kLineBytes);
+  tile_product<0, 6, 4>();
+  if constexpr (kBlocks > 1) {
+    tile_load<4>(b[1], kLineBytes);
+    tile_product<1, 6, 4>();
+  }
+  if constexpr (kBlocks > 2) {
+    tile_load<4>(b[2], kLineBytes);
+    tile_product<2, 6, 4>();
+  }
+  if constexpr (kBlocks > 3) {
+    tile_load<4>(b[3], kLineBytes);
+    tile_product<3, 6, 4>();
+  }
+}
+
+// A tile's shape: rows of row_bytes each, 1..16 and 4..64.
+struct TileShape {
+  int rows, row_bytes;
+};
+
 // The thread's tiles while this lives. Others on the thread (torch's oneDNN) have configurations of their own, so none
 // is relied on across calls; released tiles cost a thread switch nothing. About 75 ns on Emerald Rapids.
 class TileShapes {
  public:
-  // rows[t]: of tile t, 1..16; every row is 64 bytes.
-  explicit TileShapes(const uint8_t (&rows)[8]) {
+  explicit TileShapes(const TileShape (&tiles)[8]) {
     struct alignas(64) {
       uint8_t palette = 1, start_row = 0, reserved[14] = {};
       uint16_t row_bytes[16] = {};
       uint8_t rows[16] = {};
     } config;
     for (int t = 0; t < 8; t++) {
-      config.row_bytes[t] = kLineBytes;
-      config.rows[t] = rows[t];
+      config.row_bytes[t] = static_cast<uint16_t>(tiles[t].row_bytes);
+      config.rows[t] = static_cast<uint8_t>(tiles[t].rows);
     }
     asm volatile("ldtilecfg %0" ::"m"(config));
   }

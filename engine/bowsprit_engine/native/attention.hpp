@@ -1,4 +1,5 @@
-// Attention of single queries over a paged KV cache of bf16, with scores, softmax and sums in float.
+// Attention of single queries over a paged KV cache of bf16, with scores, softmax and sums in float. In
+// attention_vectors.cpp; in attention_tiles.cpp (AMX) queries and softmax weights are rounded to bf16 before products.
 //
 // Layout of one (layer, block, KV head): keys [head_dim / 2][16 tokens][2], then values [16 tokens / 2][head_dim][2],
 // so that one load holds pairs along the dimension that a sum runs over. A query's sums run over head dimensions and
@@ -12,7 +13,11 @@
 
 namespace bowsprit {
 
-constexpr int kMaxQueries = 6;  // that share one pass over keys and values
+#if defined(__AMX_BF16__)
+constexpr int kMaxQueries = 16;  // that share one pass over keys and values
+#else
+constexpr int kMaxQueries = 6;
+#endif
 
 struct KvView {
   Bf16* data;              // of one layer

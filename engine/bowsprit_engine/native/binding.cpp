@@ -5,6 +5,7 @@
 #include <exception>
 #include <string>
 
+#include "bandwidth.hpp"
 #include "draw.hpp"
 #include "gemm.hpp"
 #include "permission.hpp"
@@ -56,6 +57,14 @@ struct StepArgs {
   double cpu_seconds;  // out
 };
 
+struct ReadArgs {
+  int64_t num_regions;
+  const uint64_t* const* regions;
+  const int64_t* num_words;
+  double cpu_seconds;  // out
+  uint64_t sum;        // out
+};
+
 struct DrawArgs {
   int64_t num_rows, vocab_size;
   const float* logits;
@@ -104,6 +113,15 @@ int bowsprit_linear(const PackedArgs* weight, const float* x, int64_t num_rows, 
     const Act* input = x;
 #endif
     pool().run({product_phase({input, num_rows, packed, y, Store::kWrite}, pool().num_threads())});
+    return std::string();
+  });
+}
+
+int bowsprit_read_through(ReadArgs* args) {
+  return guarded([&] {
+    const ReadThrough read = read_through(args->regions, args->num_words, args->num_regions);
+    args->cpu_seconds = read.cpu_seconds;
+    args->sum = read.sum;
     return std::string();
   });
 }

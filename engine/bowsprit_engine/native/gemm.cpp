@@ -7,13 +7,16 @@ namespace bowsprit {
 namespace {
 
 constexpr int64_t kStripBytes = 192 * 1024;  // weights that stay in a core's L2 while all row tiles pass over them
+constexpr int64_t kStreamBytes = 1024 * 1024;  // weights that are read once: 60 us from memory, held up by one thread
 constexpr int64_t kItemsPerThread = 4;  // at least: a thread that is held up leaves its share to the others
 
 // Blocks per item of a phase: whole tiles, few enough for the weights to stay in L2, enough items to share out.
 int64_t blocks_per_item(const Product& product, int num_threads, int64_t multiple) {
-  const int64_t unit = std::lcm<int64_t>(blocks_per_tile(product.num_rows), multiple);
+  const TileSize tile = tile_size(product.num_rows);
+  const int64_t unit = std::lcm<int64_t>(tile.blocks, multiple);
   const int64_t shared = product.weight.blocks() / (kItemsPerThread * num_threads);
-  const int64_t resident = kStripBytes / (product.weight.columns * kBlock * static_cast<int64_t>(sizeof(Bf16)));
+  const int64_t block_bytes = product.weight.columns * kBlock * static_cast<int64_t>(sizeof(Bf16));
+  const int64_t resident = (product.num_rows > tile.rows ? kStripBytes : kStreamBytes) / block_bytes;
   return std::max<int64_t>(1, std::min(shared, resident) / unit) * unit;
 }
 

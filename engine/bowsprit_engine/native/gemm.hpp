@@ -32,8 +32,12 @@ struct Product {
 // Columns of blocks [begin, end), for all rows. In gemm_vectors.cpp or gemm_tiles.cpp, as the instruction set has it.
 void multiply(const Product& product, int64_t begin, int64_t end);
 
-// Blocks whose columns `multiply` computes together: a multiple of it leaves no narrower tile over.
-int64_t blocks_per_tile(int64_t num_rows);
+// What `multiply` computes together: an item of a multiple of `blocks` leaves no narrower tile over, and a product of
+// no more than `rows` reads its weights once.
+struct TileSize {
+  int64_t rows, blocks;
+};
+TileSize tile_size(int64_t num_rows);
 
 // What to do with the columns of blocks [begin, end) of every row, by the thread that has just computed them.
 using OnBlocks = std::function<void(int64_t begin, int64_t end)>;

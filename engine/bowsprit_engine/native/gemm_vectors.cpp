@@ -201,8 +201,9 @@ void dispatch(int rows, const Act* x, const Packed& weight, int64_t begin, int64
 
 }  // namespace
 
-int64_t blocks_per_tile(int64_t num_rows) {
-  return (tile_vecs(static_cast<int>(std::min<int64_t>(num_rows, kMaxTileRows))) + kVecsPerBlock - 1) / kVecsPerBlock;
+TileSize tile_size(int64_t num_rows) {
+  const int vecs = tile_vecs(static_cast<int>(std::min<int64_t>(num_rows, kMaxTileRows)));
+  return {kMaxTileRows, (vecs + kVecsPerBlock - 1) / kVecsPerBlock};
 }
 
 void multiply(const Product& product, int64_t begin, int64_t end) {

@@ -1,3 +1,6 @@
+// Attention by vectors of 16 or 8 tokens, and of as many head dimensions: up to 6 queries share what they load.
+#if !defined(__AMX_BF16__)
+
 #include "attention.hpp"
 
 #include <algorithm>
@@ -132,16 +135,6 @@ void attend_together(const KvView& kv, int64_t head, const int32_t* block_table,
 
 }  // namespace
 
-void write_kv(const KvView& kv, int64_t block, int64_t head, int slot, const float* key, const float* value) {
-  Bf16* keys = kv.keys(block, head) + slot * 2;
-  Bf16* values = kv.values(block, head) + slot / 2 * 2 * kv.head_dim + slot % 2;
-  for (int64_t d = 0; d < kv.head_dim; d += 2) {
-    keys[d * kBlock] = narrow(key[d]);
-    keys[d * kBlock + 1] = narrow(key[d + 1]);
-  }
-  for (int64_t d = 0; d < kv.head_dim; d++) values[2 * d] = narrow(value[d]);
-}
-
 void attend(const KvView& kv, int64_t head, const int32_t* block_table, const Query* queries, int num_queries,
             std::vector<float>& scores) {
   switch (num_queries) {
@@ -155,3 +148,5 @@ void attend(const KvView& kv, int64_t head, const int32_t* block_table, const Qu
 }
 
 }  // namespace bowsprit
+
+#endif
