@@ -32,7 +32,7 @@ from bench.installation import (
 from bench.plan import PARTICIPANTS, Case, Participant
 from bench.prompts import prompts_of
 from bench.protocol import Hello, WorkerError
-from bench.worker_process import WorkerProcess
+from bench.worker_process import WorkerProcess, leave_workers_ended
 from bowsprit_engine.models.weights import load_tokenizer
 
 HELLO_SECONDS = 900.0  # vLLM compiles at its first start
@@ -53,6 +53,7 @@ def main(
     / "bench",
 ) -> None:
     """Compare our engine with others on the same bfloat16 weights, prompts and processors, interleaved, with spread."""
+    leave_workers_ended()
     begin = time.monotonic()
     chosen_cases = _chosen_cases(plan.QUICK if quick else plan.FULL, cases, rounds)
     chosen = _chosen_engines(engines)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -95,6 +97,34 @@ def test_an_idle_worker_and_its_children_take_no_processor_time(start: Start) ->
     worker.ask(TASK, timeout_seconds=ENOUGH_SECONDS)
     assert _settled(child, "T") == "T"
     worker.end()
+    assert _settled(child, "Z", "") in ("Z", "")
+
+
+TERMINATED = """
+import os, sys
+from pathlib import Path
+from bench.worker_process import WorkerProcess, leave_workers_ended
+leave_workers_ended()
+with WorkerProcess([sys.executable, sys.argv[1], "has a child"], env=os.environ, log=Path(sys.argv[2])) as worker:
+    print(worker.hello(timeout_seconds=60).version, flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_comparison_that_is_terminated_takes_its_workers_along(tmp_path: Path) -> None:
+    """Those at rest are stopped and would stay for ever."""
+    main = subprocess.Popen(
+        [sys.executable, "-c", TERMINATED, str(FAKE), str(tmp_path / "worker.log")],
+        env=os.environ | {"PYTHONPATH": str(ENGINE)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert main.stdout is not None
+    child = int(main.stdout.readline())
+    main.terminate()
+    main.communicate(timeout=ENOUGH_SECONDS)
+    assert main.returncode == 128 + signal.SIGTERM
     assert _settled(child, "Z", "") in ("Z", "")
 
 
