@@ -68,6 +68,12 @@ def named(function: str) -> dict[str, Any]:
         (schema({"$ref": "#/$defs/y"}), SCHEMA, ("/$defs/y", "does not exist")),
         (schema({"pattern": "(a{99}){99}"}), SCHEMA, ("9801", "2000")),
         (schema({"enum": ["x" * 70_000]}), SCHEMA, ("65536",)),
+        (schema({"pattern": "[" * 5000}), SCHEMA, ("5000", "4096")),
+        (
+            {"structured_outputs": {"json": '{"not":' * 900 + "1" + "}" * 900}},
+            "structured_outputs.json",
+            ("recursion",),
+        ),
         ({"speculation": {"mode": "fast"}}, "speculation.mode", ("fast", "auto")),
         ({"speculation": {"max_draft_tokens": -1}}, "speculation.max_draft_tokens", ("-1", "0")),
         ({"speculation": {"drafter": "nobody"}}, "speculation.drafter", ("nobody",)),

@@ -100,7 +100,7 @@ async def test_a_model_that_cannot_end_a_form_refuses_all(ends: list[int], words
     """The reason is the model's, said with the field."""
     grammars = Grammars(byte_tokenizer(), vocab_size=VOCAB_SIZE, eos_token_ids=ends)
     with pytest.raises(CallerError, match=words) as refusal:
-        await grammars.compile(json_structure({}, param="response_format"))
+        await grammars.compile(lambda: json_structure({}, param="response_format"))
     assert refusal.value.param == "response_format"
 
 
@@ -108,7 +108,7 @@ async def test_a_tokenizer_that_the_library_cannot_read_costs_structured_output_
     """The model is served, and says why it can't do this."""
     grammars = Grammars(object(), vocab_size=VOCAB_SIZE, eos_token_ids=[1])
     with pytest.raises(CallerError, match="tokenizer can't be read"):
-        await grammars.compile(json_structure({}, param="response_format"))
+        await grammars.compile(lambda: json_structure({}, param="response_format"))
 
 
 @pytest.mark.parametrize(

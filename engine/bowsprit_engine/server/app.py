@@ -26,7 +26,7 @@ from bowsprit_engine.server.lifecycle import Lifecycle, Served
 from bowsprit_engine.server.replies import Kind, Replies
 from bowsprit_engine.server.sampling import sampling_params, speculation_params
 from bowsprit_engine.server.stream import EventStream, until_gone
-from bowsprit_engine.server.structured import structure_of
+from bowsprit_engine.server.structured import Structure, has_form, structure_of
 from bowsprit_engine.server.tools import ToolUse, call_structure, tool_use
 from bowsprit_engine.server.wire import MAX_CHOICES, ChatBody, CompletionBody
 
@@ -112,15 +112,18 @@ class _OpenAIPort:
 async def _grammar(body: ChatBody | CompletionBody, served: Served, use: ToolUse | None) -> CompiledGrammar | None:
     """What the answer must keep to, None for nothing. Calls that may be made, but needn't, are not held to schemas that
     can't be executed: free text is allowed then, and so is a call with other arguments."""
-    answer = structure_of(body)
-    is_promised = answer is not None or (use is not None and use.must_call)
+    is_promised = has_form(body) or (use is not None and use.must_call)
     if body.ignore_eos and is_promised:
         raise CallerError("ignore_eos can't be combined with an answer's form: its end ends it", param="ignore_eos")
-    if body.ignore_eos:
+    if body.ignore_eos or (use is None and not is_promised):
         return None
+
+    def structure() -> Structure | None:
+        answer = structure_of(body)
+        return answer if use is None else call_structure(use, answer)
+
     try:
-        structure = answer if use is None else call_structure(use, answer)
-        return None if structure is None else await served.grammars.compile(structure)
+        return await served.grammars.compile(structure)
     except CallerError:
         if is_promised:
             raise

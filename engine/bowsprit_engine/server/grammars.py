@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
@@ -47,11 +47,17 @@ class Grammars:
             return
         self._compiler = GrammarCompiler(readable, vocab_size=vocab_size, eos_token_ids=ends)
 
-    async def compile(self, structure: Structure) -> CompiledGrammar:
-        """Raises CallerError that names the field, as deep in its schema as can be told."""
-        return await asyncio.get_running_loop().run_in_executor(self._executor, self._compile, structure)
+    async def compile(self, make: Callable[[], Structure | None]) -> CompiledGrammar | None:
+        """What `make` describes; None where that is nothing. `make` runs in the thread too: a schema may be large.
 
-    def _compile(self, structure: Structure) -> CompiledGrammar:
+        Raises CallerError that names the field, as deep in its schema as can be told.
+        """
+        return await asyncio.get_running_loop().run_in_executor(self._executor, self._compile, make)
+
+    def _compile(self, make: Callable[[], Structure | None]) -> CompiledGrammar | None:
+        structure = make()
+        if structure is None:
+            return None
         if self._compiler is None:
             raise CallerError(
                 f"{structure.param}: the answers of this model can't be constrained: {self._why_refused}",

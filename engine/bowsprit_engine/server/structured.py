@@ -12,11 +12,19 @@ from dataclasses import dataclass
 from typing import Any
 
 from llguidance import LLMatcher, grammar_from
+from pydantic_core import from_json
 
+from bowsprit_engine.core.grammar import MAX_SOURCE_CHARACTERS
 from bowsprit_engine.errors import CallerError
 from bowsprit_engine.server import schemas
 from bowsprit_engine.server.schemas import Schema
-from bowsprit_engine.server.wire import ChatBody, GenerationBody, ResponseFormat, StructuredOutputs
+from bowsprit_engine.server.wire import (
+    MAX_EXPRESSION_CHARACTERS,
+    ChatBody,
+    GenerationBody,
+    ResponseFormat,
+    StructuredOutputs,
+)
 
 # One way to write a value, the one in which models learn JSON (Python's). With free blanks, the library's default, a
 # small model never stops writing them.
@@ -46,6 +54,12 @@ class Structure:
         return CallerError(f"{self.param}: {error}", param=self.param, code=error.code)
 
 
+def has_form(body: GenerationBody) -> bool:
+    """Whether an answer must be more than text."""
+    form = body.response_format if isinstance(body, ChatBody) else None
+    return body.structured_outputs is not None or (form is not None and form.type != "text")
+
+
 def structure_of(body: GenerationBody) -> Structure | None:
     """None for free text. Raises CallerError for two forms at once, and for expressions beyond the limit."""
     asked = body.structured_outputs
@@ -58,7 +72,7 @@ def structure_of(body: GenerationBody) -> Structure | None:
 
 
 def json_structure(schema: Schema, *, param: str) -> Structure:
-    check_expressions(schema, param=param)
+    check_schema(schema, param=param)
     return Structure(source=json_source(schema), param=param, schemas={param: schema})
 
 
@@ -68,8 +82,11 @@ def json_source(schema: Schema) -> str:
     return source
 
 
-def check_expressions(schema: Schema, *, param: str) -> None:
-    """Raises CallerError for a regular expression too large to be followed token by token."""
+def check_schema(schema: Schema, *, param: str) -> None:
+    """Raises CallerError for a schema that isn't worth a look, and for regular expressions too large to be followed."""
+    size = len(json.dumps(schema))
+    if size > MAX_SOURCE_CHARACTERS:
+        raise CallerError(f"{param}: a schema of {size} characters, the limit is {MAX_SOURCE_CHARACTERS}", param=param)
     for pattern in schemas.expressions(schema):
         _check_expression(pattern, param=param)
 
@@ -95,8 +112,8 @@ def _of_extension(asked: StructuredOutputs) -> Structure:
 
 def _read_schema(text: str) -> Schema:
     try:
-        schema = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        schema = from_json(text)  # bounded in depth, as bodies are
+    except ValueError as error:
         raise CallerError(f"structured_outputs.json: not JSON: {error}", param="structured_outputs.json") from error
     if not isinstance(schema, dict):
         raise CallerError("structured_outputs.json: a schema is an object", param="structured_outputs.json")
@@ -104,6 +121,11 @@ def _read_schema(text: str) -> Schema:
 
 
 def _check_expression(pattern: str, *, param: str) -> None:
+    if len(pattern) > MAX_EXPRESSION_CHARACTERS:
+        raise CallerError(
+            f"{param}: a regular expression of {len(pattern)} characters, the limit is {MAX_EXPRESSION_CHARACTERS}",
+            param=param,
+        )
     size = schemas.expression_size(pattern)
     if size > schemas.MAX_EXPRESSION_SIZE:
         raise CallerError(
