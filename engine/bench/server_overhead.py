@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
 import re
 import statistics
@@ -137,8 +138,9 @@ def _ready_url(process: subprocess.Popen[bytes], log: Path) -> str:
     while time.monotonic() < end and process.poll() is None:
         if (ports := _LISTENING.search(log.read_text())) is not None:
             probe = f"http://127.0.0.1:{ports[2]}/readyz"
-            if httpx.get(probe, trust_env=False).status_code == 200:
-                return f"http://127.0.0.1:{ports[1]}"
+            with contextlib.suppress(httpx.TimeoutException):  # a machine under load
+                if httpx.get(probe, trust_env=False).status_code == 200:
+                    return f"http://127.0.0.1:{ports[1]}"
         time.sleep(0.2)
     raise RuntimeError(f"the server isn't ready: {log.read_text()[-2000:]}")
 
