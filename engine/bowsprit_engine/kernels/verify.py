@@ -2,7 +2,7 @@
 
 Formula, per row r of a sequence that begins at row s:  token_r = argmax_v(logits[r, v] / temperature + gumbel(seed, v,
 position + r - s)), without noise and scaling at temperature 0;  accepted = number of leading rows with token_r =
-draft_r. The definition is `reference.verify`; filters are applied before, by `reference.filtered`.
+draft_r. The definition is `reference.verify`; filters are applied before, by `filters.filter_logits`.
 
 One program per row, so that K + 1 rows of one sequence use K + 1 multiprocessors; the last program of a sequence to
 arrive counts. Knows nothing of requests.
@@ -15,7 +15,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from bowsprit_engine.kernels import launch, reference
+from bowsprit_engine.kernels import filters, launch
+from bowsprit_engine.kernels.launch import Build
 
 
 @triton.jit  # type: ignore[untyped-decorator]
@@ -123,19 +124,14 @@ def draw(
     seeds: Tensor,  # [rows] int64
     positions: Tensor,  # [rows] int64
 ) -> Tensor:  # [rows] int64
-    """`reference.draw` by the same kernel, every row a sequence of its own. Parameters may live on the host."""
-    needs_filter = (temperature > 0) & ((top_k > 0) | (top_p < 1) | (min_p > 0))
-    if bool(needs_filter.any()):
-        logits = logits.clone()
-        for row in needs_filter.nonzero().flatten().tolist():
-            kept = reference.filtered(
-                logits[row] / float(temperature[row]),
-                top_k=int(top_k[row]),
-                top_p=float(top_p[row]),
-                min_p=float(min_p[row]),
-            )
-            logits[row].masked_fill_(torch.isneginf(kept), -torch.inf)
+    """`reference.draw` by the same kernel, every row a sequence of its own; filters first, where a row has any.
+
+    Parameters may live on the host, and should: whether there is a filter is then known without waiting for the device.
+    """
     num_rows, device = logits.shape[0], logits.device
+    if bool(((temperature > 0) & ((top_k > 0) | (top_p < 1) | (min_p > 0))).any()):
+        parameters = (part.to(device, non_blocking=True) for part in (temperature, top_k, top_p, min_p))
+        logits = filters.filter_logits(logits, *parameters)
     drawn, _ = verify(
         logits,
         row_starts=torch.arange(num_rows + 1, dtype=torch.int32, device=device),
@@ -145,3 +141,27 @@ def draw(
         positions=positions.to(device, torch.int32),
     )
     return drawn
+
+
+BUILDS = (
+    Build(
+        name="verify",
+        kernel=_verify_kernel,
+        arguments={
+            "logits_ptr": "*fp32:16",
+            "row_stride": "i32:16",
+            "row_sequences_ptr": "*i32:16",
+            "row_starts_ptr": "*i32:16",
+            "drafts_ptr": "*i64:16",
+            "temperature_ptr": "*fp32:16",
+            "seeds_ptr": "*i64:16",
+            "positions_ptr": "*i32:16",
+            "arrivals_ptr": "*i32:16",
+            "drawn_ptr": "*i64:16",
+            "accepted_ptr": "*i32:16",
+            "vocab_size": "i32:16",
+        },
+        constants={"BLOCK": launch.VERIFY.block},
+        num_warps=launch.VERIFY.num_warps,
+    ),
+)
