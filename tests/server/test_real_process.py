@@ -33,7 +33,7 @@ class Started:
     control_url: str
 
     def readiness(self) -> tuple[int, str]:
-        answer = httpx.get(f"{self.control_url}/readyz", trust_env=False)
+        answer = httpx.get(f"{self.control_url}/readyz", trust_env=False, timeout=PATIENCE_SECONDS)
         return answer.status_code, answer.text
 
     def complete(self, max_tokens: int = 4) -> httpx.Response:
