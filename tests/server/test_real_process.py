@@ -82,7 +82,6 @@ def test_it_is_ready_after_its_warm_up_serves_and_drains(started: Started) -> No
         time.sleep(POLL_SECONDS)
 
     assert (early.status_code, early.headers["retry-after"], early.json()["error"]["code"]) == (503, "1", "Starting")
-    assert reasons[0] == (503, "loading the model")
     assert set(reasons) <= {(503, "loading the model"), (503, "profiling the model")}
     assert "profiled " in started.log.read_text()
     assert started.complete().json()["usage"]["completion_tokens"] == 4
