@@ -7,7 +7,6 @@ participant that fails in a case is left out of the rest and named; the others g
 from __future__ import annotations
 
 import time
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -34,9 +33,9 @@ class Worker(Protocol):
 class Found:
     """Filled round by round; see `report.Measurements` for what the series hold."""
 
-    samples: Series = field(default_factory=lambda: defaultdict(lambda: defaultdict(list)))
-    tokens_per_step: Series = field(default_factory=lambda: defaultdict(lambda: defaultdict(list)))
-    leading_equal: Series = field(default_factory=lambda: defaultdict(lambda: defaultdict(list)))
+    samples: Series = field(default_factory=dict)
+    tokens_per_step: Series = field(default_factory=dict)
+    leading_equal: Series = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
 
 
@@ -77,7 +76,7 @@ class Comparison:
 
     def _drop(self, name: str, case: Case, why: str) -> None:
         del self._workers[name]
-        self.found.samples[case.name].pop(name, None)
+        self.found.samples.get(case.name, {}).pop(name, None)
         self.found.skipped[name] = f"failed in {case.name}: {why}"
         self._progress(f"{name} is left out from here on: {self.found.skipped[name]}")
 
@@ -91,12 +90,16 @@ class Comparison:
                 self._progress(f"{case.name}: a round is left out, {name}: {error}")
                 return
         for name, answer in answers.items():
-            self.found.samples[case.name][name].append(rates[name])
+            _append(self.found.samples, case, name, rates[name])
             per_step = window.tokens_per_step(answer)
             if per_step is not None:
-                self.found.tokens_per_step[case.name][name].append(per_step)
+                _append(self.found.tokens_per_step, case, name, per_step)
             if case.temperature == 0 and plan.OURS in answers and name != plan.OURS:
-                self.found.leading_equal[case.name][name].append(_same_start(answers[plan.OURS], answer))
+                _append(self.found.leading_equal, case, name, _same_start(answers[plan.OURS], answer))
+
+
+def _append(series: Series, case: Case, name: str, value: float) -> None:
+    series.setdefault(case.name, {}).setdefault(name, []).append(value)
 
 
 def rate(case: Case, answer: Answer) -> float:

@@ -35,7 +35,7 @@ class Measurements:
     companions: Mapping[str, str] = field(default_factory=dict)  # what each printed, by name
 
 
-CASE_HEADER = ["engine", "tokens/s", "quartiles", "ours / theirs", "95 % interval", "tokens/step", "same start"]
+CASE_HEADER = ["engine", "tokens/s", "quartiles", "bowsprit / this", "95 % interval", "tokens/step", "same start"]
 VERDICT_HEADER = ["figure to reach", "limit", "measured", "95 % interval", "verdict"]
 
 
