@@ -19,6 +19,33 @@ JSON = st.recursive(
 NUMBERS = st.integers(-3, 600) | st.floats(-3, 3) | st.sampled_from([1e308, 5e-324, 2**63, float("nan")])
 FIELDS = {**ChatBody.model_fields, **CompletionBody.model_fields}
 REQUIRED = ("model", "messages", "prompt")
+SCHEMAS = st.recursive(
+    st.sampled_from(
+        [
+            *({}, {"type": "string"}, {"type": "integer", "minimum": 3}, {"enum": ["a", 1, None]}, {"type": "null"}),
+            *({"type": "string", "pattern": "^[a-c]{2,4}$"}, {"not": {}}, {"$ref": "#/$defs/x"}, {"type": "objct"}),
+        ]
+    ),
+    lambda inner: (
+        st.fixed_dictionaries(
+            {"type": st.just("object"), "properties": st.dictionaries(st.sampled_from("ab"), inner, max_size=2)},
+            optional={"required": st.lists(st.sampled_from("abc"), max_size=2), "additionalProperties": st.booleans()},
+        )
+        | st.fixed_dictionaries({"type": st.just("array"), "items": inner})
+        | st.fixed_dictionaries({"anyOf": st.lists(inner, min_size=1, max_size=2)})
+    ),
+    max_leaves=4,
+)
+TOOLS = st.lists(
+    st.fixed_dictionaries(
+        {
+            "type": st.just("function"),
+            "function": st.fixed_dictionaries({"name": st.sampled_from("fg")}, optional={"parameters": SCHEMAS}),
+        }
+    ),
+    max_size=2,
+)
+NAMED = {"type": "function", "function": {"name": "f"}}
 SENSIBLE: dict[str, st.SearchStrategy[Any]] = {
     "messages": st.lists(
         st.fixed_dictionaries({"role": st.sampled_from(["user", "system", "tool"]), "content": st.text(max_size=20)}),
@@ -27,6 +54,12 @@ SENSIBLE: dict[str, st.SearchStrategy[Any]] = {
     ),
     "prompt": st.text(max_size=30) | st.lists(st.integers(0, 300) | st.text(max_size=5), max_size=3),
     "stop": st.text(max_size=3) | st.lists(st.text(max_size=3), max_size=3),
+    "tools": TOOLS,
+    "tool_choice": st.sampled_from(["none", "auto", "required", NAMED]),
+    "response_format": st.sampled_from([{"type": "text"}, {"type": "json_object"}])
+    | SCHEMAS.map(lambda schema: {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}),
+    "structured_outputs": st.sampled_from([{"regex": "(ab|c)*d{2,}"}, {"choice": ["a", "é"]}, {"json_object": True}])
+    | SCHEMAS.map(lambda schema: {"json": schema}),
     "n": st.integers(0, 3),
     "stream": st.booleans(),
     "logit_bias": st.dictionaries(st.integers(0, 300).map(str), st.floats(-120, 120), max_size=3),
@@ -37,7 +70,9 @@ def bodies() -> st.SearchStrategy[dict[str, Any]]:
     """Known fields with likely, numeric or arbitrary values."""
     optional = {name: SENSIBLE.get(name, NUMBERS) | JSON for name in FIELDS if name not in REQUIRED}
     required = {"messages": SENSIBLE["messages"], "prompt": SENSIBLE["prompt"]}
-    few = st.lists(st.sampled_from(sorted(optional)), max_size=4, unique=True)
+    few = st.lists(st.sampled_from(sorted(optional)), max_size=4, unique=True) | st.lists(
+        st.sampled_from(["tools", "tool_choice", "response_format", "structured_outputs", "stream"]), unique=True
+    )
     return few.flatmap(lambda names: st.fixed_dictionaries({**required, **{name: optional[name] for name in names}}))
 
 
