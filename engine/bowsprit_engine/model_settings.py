@@ -48,8 +48,8 @@ class ModelSettings(ProcessSettings):
     model: str = Field(description="The model: a .gguf file or a Hugging Face folder, as path, file:// or pvc:// URI.")
     dtype: DType = Field(default="auto", description="How weights are held: auto, bfloat16, float16, float32.")
     device: str = Field(default="auto", description="auto (a GPU where there is one), cpu, cuda, cuda:1 …")
-    backend: Literal["auto", "native", "torch"] = Field(
-        default="auto", description="Who computes: auto, native (C++ on the CPU), torch."
+    backend: Literal["auto", "native", "torch", "triton"] = Field(
+        default="auto", description="Who computes: auto, native (C++ on the CPU), torch, triton (batch-invariant, GPU)."
     )
     load_format: Literal["auto", "dummy"] = Field(
         default="auto",

@@ -24,7 +24,7 @@ from bowsprit_engine.models.random_weights import RandomCheckpoint
 logger = logging.getLogger(__name__)
 
 DType = Literal["auto", "bfloat16", "float16", "float32"]
-Backend = Literal["auto", "native", "torch"]
+Backend = Literal["auto", "native", "torch", "triton"]
 LoadFormat = Literal["auto", "dummy"]
 
 DTYPES: Mapping[str, torch.dtype] = {
@@ -67,7 +67,17 @@ def _torch(checkpoint: Checkpoint, options: RunnerOptions) -> Runner:
     return TorchRunner(checkpoint, dtype=options.dtype, device=options.device)
 
 
-RUNNERS: Mapping[str, Callable[[Checkpoint, RunnerOptions], Runner]] = {"native": _native, "torch": _torch}
+def _triton(checkpoint: Checkpoint, options: RunnerOptions) -> Runner:
+    from bowsprit_engine.models.triton_runner import TritonRunner
+
+    return TritonRunner(checkpoint, dtype=options.dtype, device=options.device)
+
+
+RUNNERS: Mapping[str, Callable[[Checkpoint, RunnerOptions], Runner]] = {
+    "native": _native,
+    "torch": _torch,
+    "triton": _triton,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -241,6 +251,10 @@ def _resolve_backend(path: Path, backend: str, options: RunnerOptions) -> str:
         raise ModelError(
             f"{path}: the native backend runs bfloat16 weights on the CPU, not {options.dtype} on {options.device}",
             reason="UnsupportedDtype",
+        )
+    if name == "triton" and options.device.type != "cuda":
+        raise ModelError(
+            f"{path}: the triton backend runs on a CUDA device, not on {options.device}", reason="UnsupportedDevice"
         )
     return name
 
