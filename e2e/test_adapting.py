@@ -16,6 +16,7 @@ from kube import Json, Kube, eventually
 from served_model import ServedModel
 from traffic import Answer, Prompt, ask, kept_up
 
+MAX_BATCH_SIZE = 8  # of the sample
 DIGIT_TOKENS = range(32, 42)  # SmolLM2's tokens of "0" to "9"
 WORDS = ["anchor", "bowsprit", "capstan", "davit", "ensign", "fender", "gunwale", "halyard", "jib", "keel"]
 
@@ -77,5 +78,8 @@ def has_moved_from(policy: Json, model: ServedModel) -> bool:
 
 
 def draft_tokens(spec: Json) -> int:
-    """All caps of a table together."""
-    return sum(drafter["draftTokens"] for row in spec["table"] for drafter in row["drafters"])
+    """The caps of a table, summed over every batch up to the engine's largest: rows may split and merge."""
+    limits = [row.get("maxBatchSize") or MAX_BATCH_SIZE for row in spec["table"]]
+    caps = [sum(drafter["draftTokens"] for drafter in row["drafters"]) for row in spec["table"]]
+    rows = list(zip(limits, caps, strict=True))
+    return sum(next(cap for limit, cap in rows if batch <= limit) for batch in range(1, MAX_BATCH_SIZE + 1))
