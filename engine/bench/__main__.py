@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import platform
+import sys
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -38,7 +39,9 @@ from bowsprit_engine.models.weights import load_tokenizer
 HELLO_SECONDS = 900.0  # vLLM compiles at its first start
 QUIET_LOAD = 0.5
 
-console = Console(highlight=False, soft_wrap=True)
+LOG_WIDTH = 140  # of tables that no terminal shows
+
+console = Console(highlight=False, width=None if sys.stdout.isatty() else LOG_WIDTH)
 Names = Annotated[str, typer.Option(help="Only these, separated by commas.")]
 
 
@@ -82,7 +85,7 @@ def main(
 
 
 def say(line: str) -> None:
-    console.print(f"[{time.strftime('%H:%M:%S')}] {line}", markup=False)
+    console.print(f"[{time.strftime('%H:%M:%S')}] {line}", markup=False, soft_wrap=True)
 
 
 def _chosen_cases(scale: plan.Scale, names: str, rounds: int | None) -> tuple[Case, ...]:
@@ -164,7 +167,7 @@ def _print(measurements: report.Measurements, verdicts: list[targets.Verdict]) -
     for case in measurements.cases:
         _print_table(case.title, report.CASE_HEADER, report.case_rows(case, measurements, ours=plan.OURS))
     for name, printed in measurements.companions.items():
-        console.print(f"{name}\n{printed.rstrip()}\n", markup=False)
+        console.print(f"{name}\n{printed.rstrip()}\n", markup=False, soft_wrap=True)
     _print_table("Figures to reach", report.VERDICT_HEADER, report.verdict_rows(verdicts))
 
 
