@@ -47,6 +47,7 @@ def test_modes_and_batch_sizes_are_compared_and_speculation_changes_no_text(mode
     assert [line["sample"]["drafted"] > 0 for line in lines[1::2]] == [True, True]
     assert all(line["sample"]["tokens_per_second"] > 0 and line["ratio"][0] > 0 for line in lines)
     assert "8/8" in result.output
+    assert "median [least, most]" in result.output
 
 
 def test_prompts_come_from_a_file_and_those_too_long_for_the_model_are_named(model: Path, tmp_path: Path) -> None:

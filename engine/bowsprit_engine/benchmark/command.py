@@ -32,7 +32,7 @@ SEED = 0
 
 def run(settings: BenchSettings) -> None:
     """Load, measure, print. Raises EngineError."""
-    console = Console(soft_wrap=True)
+    console = Console(soft_wrap=True, markup=False)
     model = assembly.load(settings)
     prompts = _prompts(settings, model)
     console.print(
