@@ -41,6 +41,12 @@ def load(settings: ModelSettings) -> LoadedModel:
         # The native kernels have every core already: torch's own pool only spun on one of them (a sixth of all CPU time
         # per token on 2 cores), and what torch still does in a step is small.
         torch.set_num_threads(1)
+    if not model.runner.is_row_invariant:
+        logger.warning(
+            "speculation may change an answer where two tokens are nearly equal: logits of %s depend on how many rows "
+            "are in a step",
+            model.runner.accelerator,
+        )
     return model
 
 
