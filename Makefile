@@ -5,6 +5,7 @@ SHELL := /bin/bash
 
 PYTHON := .venv/bin/python
 UV := .venv/bin/uv
+GPU_PYTHON ?= $(if $(wildcard .venv/bin/python),.venv/bin/python,python3)
 CLUSTER := PYTHONPATH=e2e $(PYTHON) -m cluster
 REQUIREMENTS := $(wildcard requirements/*.txt)
 NATIVE := engine/bowsprit_engine/native
@@ -13,7 +14,7 @@ unexport KUBECONFIG
 export UV_CUSTOM_COMPILE_COMMAND := make lock
 COMPILE := $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --upgrade
 
-.PHONY: help setup demo test check format unit api images cluster cluster-down cluster-status e2e bench lock clean
+.PHONY: help setup demo test check format unit api images cluster cluster-down cluster-status e2e bench exactness gpu-check lock clean
 
 help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -56,6 +57,12 @@ e2e: setup ## End-to-end tests on the local cluster
 
 bench: setup ## Speed beside transformers, llama.cpp and vLLM on this machine, interleaved (BENCH=--quick: minutes)
 	$(PYTHON) -m bench $(BENCH)
+
+exactness: setup ## 500 real prompts with speculation against plain, bit for bit (goes on where it was stopped)
+	$(PYTHON) -m bench.exactness $(EXACTNESS)
+
+gpu-check: ## The GPU path on this machine's card: right or wrong, bandwidth, T(n), tokens/s; no .venv, no network
+	PYTHONPATH=engine:operator $(GPU_PYTHON) -m bench.gpu_check $(GPU_CHECK)
 
 lock: .venv/.installed ## Resolve the newest dependencies and pin them by hash in requirements/
 	$(COMPILE) pyproject.toml --extra operator --output-file requirements/operator.txt
