@@ -43,7 +43,8 @@ BATCH = 8
 KV_BLOCKS = 3 * MAX_MODEL_LEN // 16
 PROMPTS_PER_ROUND = 13
 NUM_QUESTIONS = 336  # beside HumanEval's 164 programs: 500
-SAMPLED = {"temperature": 0.8, "top_p": 0.95}
+GREEDY: dict[str, Any] = {"temperature": 0.0}
+SAMPLED: dict[str, Any] = {"temperature": 0.8, "top_p": 0.95}
 
 console = Console(highlight=False, soft_wrap=True)
 
@@ -163,7 +164,7 @@ def questions(tokenizer: Any, num_prompts: int, max_tokens: int) -> Iterator[Que
     texts = [text for pair in zip_longest(chats, human_eval_programs()) for text in pair if text is not None]
     for index, text in enumerate(texts[:num_prompts]):
         prompt = tuple(tokenizer.encode(text, add_special_tokens=False)[:MAX_PROMPT])
-        for way, params in (("greedy", {"temperature": 0.0}), ("sampled", SAMPLED)):
+        for way, params in (("greedy", GREEDY), ("sampled", SAMPLED)):
             sampling = SamplingParams(seed=index, max_tokens=max_tokens, num_logprobs=0, **params)
             yield Question(name=f"{index} {way}", prompt=prompt, sampling=sampling)
 
