@@ -1,0 +1,50 @@
+"""How long work takes on the device.
+
+On a GPU the work is captured once and replayed: the host's launches take longer than a small kernel.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+
+
+def seconds_of(work: Callable[[], object], *, device: torch.device, repeats: int) -> float:
+    """Median of `repeats` runs of work that waits for nothing."""
+    if device.type != "cuda":
+        return statistics.median(_host_seconds(work) for _ in range(repeats))
+    side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        work()
+    torch.cuda.current_stream().wait_stream(side)
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        work()
+    return seconds_of_calls(graph.replay, device=device, repeats=repeats)
+
+
+def seconds_of_calls(call: Callable[[], object], *, device: torch.device, repeats: int) -> float:
+    """Median of `repeats` calls from the host, each waited for; two before them warm up."""
+    for _ in range(2 if device.type == "cuda" else 0):
+        call()
+    samples = []
+    for _ in range(repeats):
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        begin = time.perf_counter()
+        call()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        samples.append(time.perf_counter() - begin)
+    return statistics.median(samples)
+
+
+def _host_seconds(work: Callable[[], object]) -> float:
+    begin = time.perf_counter()
+    work()
+    return time.perf_counter() - begin
