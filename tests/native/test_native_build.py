@@ -20,16 +20,18 @@ from bowsprit_engine.native.variants import (
 )
 
 AVX2 = frozenset({"avx2", "fma", "bmi2"})
-AVX512 = AVX2 | {"avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512_bf16"}
-AMX = AVX512 | {"amx_tile", "amx_bf16"}
+AVX512 = AVX2 | {"avx512f", "avx512bw", "avx512vl", "avx512dq"}
+AVX512_BF16 = AVX512 | {"avx512_bf16"}
+AMX = AVX512_BF16 | {"amx_tile", "amx_bf16"}
 
 
 @pytest.mark.parametrize(
     ("features", "expected"),
     [
-        (AMX, ["amxbf16", "avx512bf16", "avx2"]),
-        (AVX512, ["avx512bf16", "avx2"]),
-        (AVX512 - {"avx512_bf16"}, ["avx2"]),
+        (AMX, ["amxbf16", "avx512bf16", "avx512", "avx2"]),
+        (AVX512_BF16, ["avx512bf16", "avx512", "avx2"]),
+        (AVX512, ["avx512", "avx2"]),
+        (AVX512 - {"avx512vl"}, ["avx2"]),
         (AVX2, ["avx2"]),
         (AVX2 - {"fma"}, []),
         (frozenset(), []),

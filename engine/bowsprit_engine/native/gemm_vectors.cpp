@@ -11,10 +11,11 @@ namespace {
 constexpr int kPrefetchBytes = 1536;  // ahead in each block's stream; hides memory latency on Zen 3 and 5
 constexpr int64_t kPairElements = 2 * kBlock;
 
-#if defined(__AVX512BF16__)
+#if defined(__AVX512F__)  // 32 registers
 constexpr int kMaxTileRows = 12;
+constexpr int kHeldRows = 0;
 constexpr int tile_vecs(int rows) { return rows <= 3 ? 6 : rows == 4 ? 5 : rows <= 6 ? 4 : rows <= 8 ? 3 : 2; }
-#else
+#else  // 16 registers
 constexpr int kMaxTileRows = 6;
 constexpr int kHeldRows = 3;  // up to here x stays in registers and weights stream past, beyond it is the other way
 constexpr int tile_vecs(int rows) { return rows == 1 ? 12 : rows == 2 ? 6 : rows == 3 ? 4 : 2; }
@@ -101,12 +102,9 @@ enum class Half { kFirst, kSecond };
 // Weights of one k. Two shifts instead of a mask where all 16 registers are taken.
 template <Half kHalf, bool kIsFull>
 BOWSPRIT_INLINE Vec widened(const Bf16* at) {
-  IntVec pairs = load_pairs(at);
+  const IntVec pairs = load_pairs(at);
   if constexpr (kHalf == Half::kFirst) return first_of_pairs(pairs);
-  if constexpr (!kIsFull) return second_of_pairs(pairs);
-  pairs = _mm256_srli_epi32(pairs, 16);
-  asm("" : "+x"(pairs));  // else the compiler makes a mask of the two shifts
-  return first_of_pairs(pairs);
+  return kIsFull ? second_by_shifts(pairs) : second_of_pairs(pairs);
 }
 
 template <int kRows, int kVecs, Half kHalf>
@@ -115,7 +113,7 @@ BOWSPRIT_INLINE void add_one(const Act* x, int64_t columns, const Streams<kVecs>
   if constexpr (kRows <= kHeldRows) {
     Vec values[kRows];
 #pragma GCC unroll 12
-    for (int m = 0; m < kRows; m++) values[m] = _mm256_broadcast_ss(x + m * columns);
+    for (int m = 0; m < kRows; m++) values[m] = splat(x[m * columns]);
 #pragma GCC unroll 12
     for (int v = 0; v < kVecs; v++) {
       const Vec weights = widened<kHalf, kIsFull>(streams.at(v));
@@ -128,7 +126,7 @@ BOWSPRIT_INLINE void add_one(const Act* x, int64_t columns, const Streams<kVecs>
     for (int v = 0; v < kVecs; v++) weights[v] = widened<kHalf, kIsFull>(streams.at(v));
 #pragma GCC unroll 12
     for (int m = 0; m < kRows; m++) {
-      const Vec value = _mm256_broadcast_ss(x + m * columns);
+      const Vec value = splat(x[m * columns]);
 #pragma GCC unroll 12
       for (int v = 0; v < kVecs; v++) sums[m][v] = fma(value, weights[v], sums[m][v]);
     }

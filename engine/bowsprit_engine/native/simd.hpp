@@ -1,4 +1,4 @@
-// Vectors of float for one instruction set, chosen by the compiler's flags: 8 lanes (AVX2 + FMA) or 16 (AVX512-BF16).
+// Vectors of float for one instruction set, chosen by the compiler's flags: 8 lanes (AVX2 + FMA) or 16 (AVX512).
 //
 // Every operation here is lane by lane, or reduces lanes in one fixed order, so that a row's result never depends on
 // where the row lies in a batch. NaN passes through: the constant comes first in min and max, since x86 returns the
@@ -31,17 +31,30 @@ inline Bf16 narrow(float value) {
   return static_cast<Bf16>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
 }
 
+#if defined(__AMX_BF16__)
+constexpr const char* kVariant = "amxbf16";  // as avx512bf16, with matrix products by tiles
+#elif defined(__AVX512BF16__)
+constexpr const char* kVariant = "avx512bf16";
+#elif defined(__AVX512F__)
+constexpr const char* kVariant = "avx512";
+#else
+constexpr const char* kVariant = "avx2";
+#endif
+
+// What a matrix product reads: bf16 where the instructions multiply pairs of bf16.
 #if defined(__AVX512BF16__)
+using Act = Bf16;
+inline Act to_act(float x) { return narrow(x); }
+#else
+using Act = float;
+inline Act to_act(float x) { return x; }
+#endif
+
+#if defined(__AVX512F__)
 
 using Vec = __m512;
 using IntVec = __m512i;
-using Act = Bf16;  // what a matrix product reads: AVX512-BF16 multiplies pairs of bf16
 constexpr int kWidth = 16;
-#if defined(__AMX_BF16__)
-constexpr const char* kVariant = "amxbf16";  // as avx512bf16, with matrix products by tiles
-#else
-constexpr const char* kVariant = "avx512bf16";
-#endif
 
 inline Vec zero() { return _mm512_setzero_ps(); }
 inline Vec splat(float x) { return _mm512_set1_ps(x); }
@@ -74,18 +87,20 @@ inline Vec first_of_pairs(IntVec v) { return _mm512_castsi512_ps(_mm512_slli_epi
 inline Vec second_of_pairs(IntVec v) {
   return _mm512_castsi512_ps(_mm512_and_si512(v, _mm512_set1_epi32(static_cast<int>(0xffff0000u))));
 }
+inline Vec second_by_shifts(IntVec v) { return second_of_pairs(v); }
+#if defined(__AVX512BF16__)
 inline void store_act(Act* p, Vec v) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(v)));
 }
-inline Act to_act(float x) { return narrow(x); }
+#else
+inline void store_act(Act* p, Vec v) { store(p, v); }
+#endif
 
 #else
 
 using Vec = __m256;
 using IntVec = __m256i;
-using Act = float;
 constexpr int kWidth = 8;
-constexpr const char* kVariant = "avx2";
 
 inline Vec zero() { return _mm256_setzero_ps(); }
 inline Vec splat(float x) { return _mm256_set1_ps(x); }
@@ -129,8 +144,13 @@ inline Vec first_of_pairs(IntVec v) { return _mm256_castsi256_ps(_mm256_slli_epi
 inline Vec second_of_pairs(IntVec v) {
   return _mm256_castsi256_ps(_mm256_and_si256(v, _mm256_set1_epi32(static_cast<int>(0xffff0000u))));
 }
+// The same without a register for the mask.
+inline Vec second_by_shifts(IntVec v) {
+  v = _mm256_srli_epi32(v, 16);
+  asm("" : "+x"(v));  // else the compiler makes a mask of the two shifts
+  return first_of_pairs(v);
+}
 inline void store_act(Act* p, Vec v) { store(p, v); }
-inline Act to_act(float x) { return x; }
 
 #endif
 

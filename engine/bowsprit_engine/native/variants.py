@@ -67,6 +67,12 @@ VARIANTS = (
         activations="bfloat16",
     ),
     Variant(
+        name="avx512",
+        flags=AVX512_FLAGS,
+        cpu_features=AVX512_FEATURES,
+        activations="float32",
+    ),
+    Variant(
         name="avx2",
         flags=("-mavx2", "-mfma", "-mbmi2", "-mtune=znver3"),
         cpu_features=frozenset({"avx2", "fma", "bmi2"}),
