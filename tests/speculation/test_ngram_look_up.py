@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from bowsprit_engine.speculation.drafters.base import DraftContext
-from bowsprit_engine.speculation.drafters.ngram import NGramDrafter
+from bowsprit_engine.speculation.drafters.ngram import NGramDrafter, SuffixIndex, continue_from
 
 
 def context(token_ids, *, request_id="r", max_draft_tokens=4):
@@ -56,11 +58,55 @@ def brute_force(token_ids, count):
 
 @given(st.lists(st.integers(0, 3), min_size=1, max_size=40), st.integers(1, 8), st.integers(1, 3))
 def test_the_incremental_index_finds_what_a_full_search_finds(token_ids, count, stride):
-    """However the sequence grew, the proposal is that of a search over all of it."""
-    drafter = NGramDrafter(name="ngram")
+    """However the sequence grew, what is found is what a search over all of it finds."""
+    index = SuffixIndex()
     for length in range(1, len(token_ids) + 1, stride):
         seen = token_ids[:length]
-        assert propose(drafter, context(seen, max_draft_tokens=count)) == [brute_force(seen, count)]
+        index.extend(seen)
+        start = index.find(seen)
+        found = () if start is None else continue_from(seen, start, count)
+        assert found == brute_force(seen, count)
+
+
+SOURCE = [*range(10, 30), 99]
+
+
+@pytest.mark.parametrize(
+    ("emitted", "draft"),
+    [
+        ([10, 11, 12, 13, 14, 77], (16, 17, 18, 19)),  # one token changed: the copy goes on after it
+        ([10, 11, 12, 13, 14, 77, 15], (16, 17, 18, 19)),  # one inserted: one matching token is enough
+        ([10, 11, 12, 13, 14, 18], (19, 20, 21, 22)),  # three left out
+    ],
+)
+def test_a_copy_resumes_after_an_edit(emitted, draft):
+    """Where look-up alone has no match of two tokens, the copy's own place says how it goes on."""
+    drafter = NGramDrafter(name="ngram")
+    for length in range(2, len(emitted)):
+        propose(drafter, context([*SOURCE, *emitted[:length]]))
+
+    assert propose(drafter, context([*SOURCE, *emitted])) == [draft]
+
+
+def test_looking_ahead_of_the_text_keeps_nothing():
+    """What another drafter has drafted is followed for one proposal and is no part of the sequence."""
+    drafter = NGramDrafter(name="ngram")
+    begun = [*SOURCE, 10, 11]
+
+    ahead = propose(drafter, replace(context(begun), ahead=(20, 21)))
+
+    assert (ahead, propose(drafter, context(begun))) == ([(22, 23, 24, 25)], [(12, 13, 14, 15)])
+
+
+def test_a_longer_match_is_believed_more():
+    """Each drafted token is surer than the one before it, within a probability's bounds."""
+    drafts = NGramDrafter(name="ngram").propose(
+        [context([*SOURCE, 10, 11], request_id="short"), context([*SOURCE, *SOURCE[:8]], request_id="long")]
+    )
+    short, long = (draft.confidences for draft in drafts)
+
+    assert list(short) == sorted(short)
+    assert 0 < short[0] < long[0] < 1
 
 
 def test_sequences_do_not_see_each_other_and_are_forgotten():

@@ -27,13 +27,26 @@ class DraftContext:
     max_draft_tokens: int  # >= 1
     seed: int
     temperature: float
+    num_prompt_tokens: int = 0
+    tenant: str = ""
+    ahead: tuple[int, ...] = ()  # drafted already by another drafter: propose what follows these
+
+    @property
+    def text(self) -> list[int]:
+        """What a proposal would follow."""
+        return [*self.token_ids, *self.ahead]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Draft:
-    """Proposed tokens for one sequence; empty means no proposal."""
+    """Proposed tokens for one sequence; empty means no proposal.
+
+    `confidences[i]`: probability that token i matches, given that all before it do, by the drafter's own counts; None
+    where it can't say. The pool corrects it by what became of drafts so sure (speculation/confidence.py).
+    """
 
     token_ids: tuple[int, ...]
+    confidences: tuple[float, ...] | None = None
 
 
 class Drafter(Protocol):
@@ -49,10 +62,18 @@ class Drafter(Protocol):
     revision: str | None
 
     def propose(self, contexts: Sequence[DraftContext]) -> list[Draft]:
-        """One draft per context, at most `max_draft_tokens` long each."""
+        """One draft per context, at most `max_draft_tokens` long each. `ahead` changes nothing that is kept."""
 
     def forget(self, request_id: str) -> None:
         """The sequence ended: drop what was kept for it."""
+
+
+@runtime_checkable
+class LearningDrafter(Protocol):
+    """A drafter that learns from every emitted token, whoever drafted it, also while it is held at K = 0."""
+
+    def learn(self, context: DraftContext) -> None:
+        """The sequence now has these tokens; called after every step and before `forget`."""
 
 
 @runtime_checkable

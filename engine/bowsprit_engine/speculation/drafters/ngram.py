@@ -1,18 +1,25 @@
-"""Prompt look-up: what followed the last few tokens when they occurred before in this sequence.
+"""Prompt look-up: what followed the last few tokens when they occurred before in this sequence, with edits in between.
 
 Decides by the longest suffix (5 down to 2 tokens) that occurred before, its most recent occurrence first (Saxena,
-"Prompt Lookup Decoding"). Refuses to know torch, other sequences and the target.
+"Prompt Lookup Decoding"), unless a copy is under way: then the copy goes on where it is, and after a token that isn't
+in the source it resumes near the place where it broke off, by one matching token or by none. Refuses to know torch,
+other sequences and the target.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from bowsprit_engine.speculation.drafters.base import Draft, DraftContext
 from bowsprit_policy.wire import DrafterState, DrafterType
 
 LONGEST_NGRAM = 5
 SHORTEST_NGRAM = 2
+LONGEST_COUNTED = 16  # a longer match makes no difference to the confidence
+COPY_LENGTH = 4  # so many copied tokens make a copy that is worth resuming
+RESUME_WITHIN = 16  # tokens of the source after the break, and tokens emitted since
+UNSURE = 1.5  # a match of n tokens is believed n / (n + UNSURE)
 
 
 class SuffixIndex:
@@ -45,6 +52,58 @@ class SuffixIndex:
         return None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Copy:
+    """A copy under way. `source`: index of the token that comes next in it; `length`: tokens copied without a break.
+
+    `broken_at`: the source of the first token that differed, while the copy may still be resumed after it;
+    `since`: tokens emitted since then.
+    """
+
+    source: int
+    length: int = 0
+    broken_at: int | None = None
+    since: int = 0
+
+    def advanced(self, token_ids: Sequence[int], begin: int) -> Copy:
+        """After `token_ids[begin:]` were emitted."""
+        copy = self
+        for index in range(begin, len(token_ids)):
+            copy = copy._after(token_ids, index)
+        return copy
+
+    def _after(self, token_ids: Sequence[int], index: int) -> Copy:
+        if self.source < index and token_ids[self.source] == token_ids[index]:
+            length = self.length + 1
+            is_whole = length >= COPY_LENGTH
+            return Copy(
+                source=self.source + 1,
+                length=length,
+                broken_at=None if is_whole else self.broken_at,
+                since=0 if is_whole else self.since + 1,
+            )
+        if self.length >= COPY_LENGTH:
+            return Copy(source=self.source, broken_at=self.source, since=1)
+        return replace(self, length=0, since=self.since + 1)
+
+
+@dataclass(slots=True, kw_only=True)
+class Followed:
+    """What is kept of one sequence. `num_seen`: its tokens that `copy` has taken in."""
+
+    index: SuffixIndex
+    copy: Copy | None = None
+    num_seen: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Start:
+    """Where to copy from, and how many tokens before it match."""
+
+    source: int
+    match: float
+
+
 def continue_from(token_ids: Sequence[int], start: int, count: int) -> tuple[int, ...]:
     """`count` tokens copied from `start` on; past the end the copy goes on with what it has copied (a period)."""
     copied = list(token_ids[start : start + count])
@@ -52,6 +111,14 @@ def continue_from(token_ids: Sequence[int], start: int, count: int) -> tuple[int
     while len(copied) < count:
         copied.append(copied[len(copied) - period])
     return tuple(copied)
+
+
+def match_length(token_ids: Sequence[int], end: int) -> int:
+    """Tokens before `end` that equal those before the end of the sequence, as far as they are counted."""
+    length, last = 0, len(token_ids)
+    while length < min(LONGEST_COUNTED, end) and token_ids[end - 1 - length] == token_ids[last - 1 - length]:
+        length += 1
+    return length
 
 
 class NGramDrafter:
@@ -64,19 +131,65 @@ class NGramDrafter:
         self.state = DrafterState.ACTIVE
         self.reason = ""
         self.revision: str | None = None
-        self._indexes: dict[str, SuffixIndex] = {}
+        self._followed: dict[str, Followed] = {}
 
     def propose(self, contexts: Sequence[DraftContext]) -> list[Draft]:
-        """One draft per context; empty where no suffix of at least two tokens occurred before."""
+        """One draft per context; empty where no suffix of at least two tokens occurred before and no copy resumes."""
         return [self._propose_one(context) for context in contexts]
 
     def forget(self, request_id: str) -> None:
-        self._indexes.pop(request_id, None)
+        self._followed.pop(request_id, None)
 
     def _propose_one(self, context: DraftContext) -> Draft:
-        index = self._indexes.setdefault(context.request_id, SuffixIndex())
-        index.extend(context.token_ids)
-        start = index.find(context.token_ids)
+        followed = self._followed.get(context.request_id)
+        if followed is None:
+            followed = self._followed[context.request_id] = Followed(
+                index=SuffixIndex(), num_seen=len(context.token_ids)
+            )
+        followed.index.extend(context.token_ids)
+        if followed.copy is not None:
+            followed.copy = followed.copy.advanced(context.token_ids, followed.num_seen)
+        followed.num_seen = len(context.token_ids)
+        text: Sequence[int] = context.text if context.ahead else context.token_ids
+        copy = followed.copy.advanced(text, followed.num_seen) if followed.copy is not None else None
+        start = best_start(followed.index, copy, text)
         if start is None:
             return Draft(token_ids=())
-        return Draft(token_ids=continue_from(context.token_ids, start, context.max_draft_tokens))
+        if not context.ahead and (copy is None or copy.broken_at is None or start.match >= COPY_LENGTH):
+            followed.copy = Copy(source=start.source, length=int(start.match))
+        elif not context.ahead and copy is not None:
+            followed.copy = replace(copy, source=start.source, length=int(start.match))
+        count = context.max_draft_tokens
+        matches = (min(LONGEST_COUNTED, start.match + index) for index in range(count))
+        return Draft(
+            token_ids=continue_from(text, start.source, count),
+            confidences=tuple((match + 0.25) / (match + 0.25 + UNSURE) for match in matches),
+        )
+
+
+def best_start(index: SuffixIndex, copy: Copy | None, token_ids: Sequence[int]) -> Start | None:
+    """The copy under way, else the longest match, else where a broken copy most likely goes on."""
+    if copy is not None and copy.length >= COPY_LENGTH and copy.source < len(token_ids):
+        return Start(source=copy.source, match=min(LONGEST_COUNTED, copy.length))
+    found = index.find(token_ids)
+    match = match_length(token_ids, found) if found is not None else 0
+    if copy is not None and copy.broken_at is not None and copy.since <= RESUME_WITHIN:
+        near = _resumed(token_ids, copy.broken_at)
+        if near is not None and near.match + 2 >= match:
+            return near
+    return Start(source=found, match=match) if found is not None else None
+
+
+def _resumed(token_ids: Sequence[int], broken_at: int) -> Start | None:
+    """The longest match that ends near the break, the nearest of equals; without any, the token after the changed one.
+
+    A match that ends before the break is an insertion that the source goes on after.
+    """
+    best: Start | None = None
+    for end in range(broken_at, min(broken_at + RESUME_WITHIN, len(token_ids) - 1) + 1):
+        length = match_length(token_ids, end) if end > broken_at else 0
+        if length > (best.match if best is not None else 0):
+            best = Start(source=end, match=length)
+    if best is None and broken_at + 1 < len(token_ids):
+        return Start(source=broken_at + 1, match=0)
+    return best
