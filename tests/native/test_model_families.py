@@ -18,6 +18,15 @@ NUM_TOKENS = 150  # beyond every window and every original length
 TABLES = ([3, 1, 7, 2, 11, 15, 9, 13, 5, 17], [4, 6, 0, 8, 10, 12, 14, 16, 18, 19])
 
 
+@pytest.fixture(autouse=True)
+def one_torch_thread():
+    """torch's pool waits for its threads by spinning, which on shared cores takes minutes."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(params=[variant.name for variant in usable(cpu_features())], autouse=True)
 def instruction_set(request, monkeypatch):
     """Every variant that this processor runs."""
