@@ -2,7 +2,7 @@
 
 Formula, per sequence of length n: over continuations c < n, the length m(c) <= 5 of the common suffix of tokens[:c] and
 tokens[:n]; of those with m >= 2 the largest m, and the largest c among equals. Draft i is tokens[c + i mod (n - c)]:
-past the end the copy goes on with itself. A test holds `reference` against the drafter, speculation/drafters/ngram.py.
+past the end the copy goes on with itself. A test holds it against the look-up of speculation/drafters/ngram.py.
 """
 
 from __future__ import annotations

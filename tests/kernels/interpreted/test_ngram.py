@@ -6,23 +6,18 @@ import pytest
 import torch
 
 from bowsprit_engine.kernels import ngram
-from bowsprit_engine.speculation.drafters.base import DraftContext
-from bowsprit_engine.speculation.drafters.ngram import NGramDrafter
+from bowsprit_engine.speculation.drafters.ngram import SuffixIndex, continue_from
 
 
-def by_the_drafter(token_ids, lengths, num_draft_tokens):
-    contexts = [
-        DraftContext(
-            request_id=str(index),
-            token_ids=row[:length].tolist(),
-            hidden=None,
-            max_draft_tokens=num_draft_tokens,
-            seed=0,
-            temperature=0.0,
-        )
-        for index, (row, length) in enumerate(zip(token_ids, lengths.tolist(), strict=True))
-    ]
-    return [list(draft.token_ids) for draft in NGramDrafter(name="ngram").propose(contexts)]
+def by_the_drafters_index(token_ids, lengths, num_draft_tokens):
+    """What the drafter proposes where no copy is under way."""
+    drafts = []
+    for row, length in zip(token_ids, lengths.tolist(), strict=True):
+        tokens, index = row[:length].tolist(), SuffixIndex()
+        index.extend(tokens)
+        start = index.find(tokens)
+        drafts.append([] if start is None else list(continue_from(tokens, start, num_draft_tokens)))
+    return drafts
 
 
 @pytest.mark.parametrize(("vocab", "num_draft_tokens"), [(2, 11), (6, 4), (40, 1)])
@@ -37,7 +32,7 @@ def test_it_drafts_what_the_drafter_drafts(vocab, num_draft_tokens):
 
     assert (drafts.tolist(), has_draft.tolist()) == (expected.tolist(), expected_has.tolist())
     proposed = [row.tolist() if has else [] for row, has in zip(drafts, has_draft, strict=True)]
-    assert proposed == by_the_drafter(token_ids, lengths, num_draft_tokens)
+    assert proposed == by_the_drafters_index(token_ids, lengths, num_draft_tokens)
 
 
 def test_the_latest_of_equally_long_matches_wins_over_blocks():
