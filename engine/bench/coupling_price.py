@@ -78,7 +78,7 @@ def main(
             f"{found.drawn:.3f} ± {2 * found.standard_error:.3f}",
             f"{found.lower_bound:.3f}",
         )
-    Console(soft_wrap=True).print(table)
+    Console(width=130).print(table)
 
 
 def perturbations(temperature: float) -> dict[str, Perturb]:
