@@ -31,7 +31,7 @@ Prompt = tuple[int, ...]
 
 BATCH = 8
 MOST_PROMPT_TOKENS = 192
-# Largest distance of a row of logits, relative to the row's norm. Measured on SmolLM2-135M; see engine/DESIGN.md.
+# Largest distance of a row of logits, relative to the row's norm: a limit chosen ahead of a whole run, no measurement.
 RELATIVE_LOGIT_BOUND = {"float32": 1e-4, "bfloat16": 5e-2}
 LEAST_EQUAL = {"float32": 0.95, "bfloat16": 0.0}  # bf16 rounds otherwise than float32: reported, not judged
 
