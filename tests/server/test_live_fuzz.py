@@ -96,15 +96,15 @@ async def test_bodies_of_the_published_schema_are_answered_or_refused(live: Runn
     published = (await live.client.get("/openapi.json")).json()
     assert published == openapi.document(version=published["info"]["version"])
     api = schemathesis.openapi.from_dict(published)
+    small = {"max_tokens": 4, "n": 1, "model": "scripted"}
+    sensible = {"messages": [{"role": "user", "content": "abc"}], "prompt": "abc"}
     for path, text in (("/v1/chat/completions", "messages"), ("/v1/completions", "prompt")):
-        statuses = set()
         for body in examples(api[path]["POST"].as_strategy().map(lambda case: case.body), 12):
             options = [name for name in body if name not in ("model", text)]
             for kept in (options, options[:2]):  # of many fields, one is nearly always refused
-                small = {"max_tokens": 4, "n": 1, "model": "scripted"}
                 asked = {text: body[text], **{name: body[name] for name in kept}, **small}
-                statuses.add(await send(live, path, asked))
-        assert statuses == {200, 400}, path
+                assert await send(live, path, asked) in (200, 400), asked
+        assert await send(live, path, {text: sensible[text], **small}) == 200
 
 
 async def test_prompts_of_every_length_at_the_edges(live: RunningServer) -> None:
