@@ -221,6 +221,15 @@ def test_a_grammar_that_fails_ends_its_own_request_with_the_librarys_words(serve
     assert re.fullmatch(WORDS, toy_grammar.text_of(neighbour.wait().token_ids))
 
 
+def test_a_grammar_that_fails_costs_nobody_a_shared_prefix(serve):
+    """What the target computed is right, whatever the request's own grammar couldn't."""
+    served = serve()
+    prompt = [index % 50 for index in range(40)]
+    served.submit("failed", prompt, grammar=too_complex_later(), max_tokens=40).wait()
+    after = served.submit("after", prompt, max_tokens=2).wait()
+    assert after.last.metrics.num_cached_tokens == 32
+
+
 def test_a_failure_at_a_row_that_is_not_reached_harms_nothing():
     """The matcher begins again with what was emitted, and a fresh one would fail at the same row."""
     state = too_complex_later().begin()

@@ -144,6 +144,24 @@ def test_what_a_failed_sequence_computed_is_trusted_by_nobody():
     assert (stepping.cached("poisoned"), stepping.cached("healed"), healed) == (64, 0, good)
 
 
+def test_a_sharer_that_was_admitted_meanwhile_spreads_nothing_that_failed():
+    """It took the blocks in the very step in which their owner failed, and doesn't label them again."""
+    stepping = Stepping()
+    good = stepping.answer("good", PROMPT, max_tokens=20)
+    stepping.runner.poisoned = {tuple(PROMPT + good[:9])}
+    stepping.submit("poisoned", PROMPT, max_tokens=20)
+    for _ in range(9):
+        stepping.stepper.step()
+    stepping.submit("sharer", PROMPT, max_tokens=2)
+    stepping.run()
+    stepping.runner.poisoned = set()
+
+    healed = stepping.answer("healed", PROMPT, max_tokens=20)
+
+    assert stepping.outputs["poisoned"][-1].finish_reason == FinishReason.ERROR
+    assert (stepping.cached("sharer"), stepping.cached("healed"), healed) == (64, 0, good)
+
+
 def test_a_step_that_raises_leaves_nothing_of_its_sequences_to_share():
     """What others had computed before stays."""
     stepping = Stepping(prefill_chunk=32)

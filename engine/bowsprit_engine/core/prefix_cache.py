@@ -57,6 +57,8 @@ class PrefixCache:
             sequence.block_ids[index : index + 1] = [block]
             self._blocks.release(replaced)
             sequence.num_computed += BLOCK_SIZE
+            if sequence.num_labelled == index:
+                sequence.num_labelled += 1
             if sequence.num_preemptions == 0:
                 sequence.num_cached_tokens += BLOCK_SIZE
                 self.num_hit += BLOCK_SIZE

@@ -157,10 +157,9 @@ class Scheduler:
             num_needed = sequence.num_missing_blocks - self.prefixes.num_in_use(sequence)
             if num_needed + len(self._running) > self.blocks.num_free:
                 return
-            self._waiting.popleft()
+            self._running.append(self._waiting.popleft())
             self.prefixes.begin(sequence)
             sequence.block_ids += self.blocks.allocate(sequence.num_missing_blocks)
-            self._running.append(sequence)
 
     def _prefills(self, left: int) -> tuple[PrefillChunk, ...]:
         """Chunks of `left` tokens in all."""

@@ -10,7 +10,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-from bowsprit_engine.core import batch
+from bowsprit_engine.core import batch, grammar
 from bowsprit_engine.core.commit import Committed, Committer, finished_request
 from bowsprit_engine.core.contention import timed_forward
 from bowsprit_engine.core.counters import Counters
@@ -176,7 +176,7 @@ class Stepper:
         reason = output.finish_reason
         if reason is None:
             raise ValueError(f"request {sequence.request_id} ends without a reason")
-        if reason is FinishReason.ERROR:
+        if reason is FinishReason.ERROR and output.error_code != grammar.FAILED:
             self._scheduler.distrust(sequence)
         self._scheduler.remove(sequence)
         self._sequences.pop(sequence.request_id, None)
