@@ -53,6 +53,18 @@ CASES = {
         'Use {"name": "get", "parameters": {}}',
         [],
     ),
+    "llama, a name that is none": (
+        "llama3_json",
+        '{"name": ["get"], "parameters": {}}',
+        '{"name": ["get"], "parameters": {}}',
+        [],
+    ),
+    "llama, half a pair": (
+        "llama3_json",
+        '{"parameters": {"a": "\\ud83d"}, "name": "get"}',
+        "",
+        [("get", {"a": "\ud83d"})],
+    ),
     "llama, other JSON": ("llama3_json", '{"answer": 42} and {}', '{"answer": 42} and {}', []),
 }
 
@@ -76,6 +88,7 @@ def summed(events: list[Event]) -> tuple[str, list[tuple[str, object]]]:
             assert event.index == num_begun - 1
             arguments[event.index] += event.text
     text = "".join(event.text for event in events if isinstance(event, Text))
+    assert all(argument.encode() for argument in arguments)
     return text, [(name, json.loads(argument)) for name, argument in zip(names, arguments, strict=True)]
 
 

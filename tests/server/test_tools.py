@@ -234,6 +234,21 @@ def test_a_template_without_tools_gets_the_formats_own_prompt() -> None:
     assert 'assistant:<tool_call>[{"name": "now", "arguments": {}}]</tool_call>\n' in text
 
 
+def test_earlier_calls_are_written_where_no_tools_are_offered_any_more() -> None:
+    """A template that knows nothing of calls drops none in silence."""
+    tokenizer = byte_tokenizer()
+    prompts = PromptEncoder(tokenizer, max_model_len=4096, tool_format="smollm2")
+    call = {"id": "call_1", "type": "function", "function": {"name": "now", "arguments": "{}"}}
+    messages = [
+        {"role": "user", "content": "What time is it?"},
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "call_1", "content": "12:00"},
+    ]
+    body = ChatBody.model_validate({"model": "m", "messages": messages})
+    text = tokenizer.decode(prompts.chat(body))
+    assert 'assistant:<tool_call>[{"name": "now", "arguments": {}}]</tool_call>\n' in text
+
+
 @pytest.mark.parametrize(
     "call",
     [{}, {"function": "now"}, {"function": {"name": "now", "arguments": "{"}}, {"function": {"arguments": "{}"}}],

@@ -32,6 +32,7 @@ class PromptEncoder:
         self._has_template = bool(template)
         text = template if isinstance(template, str) else ""
         self._offers_tools = _reads(text, "tools")
+        self._writes_calls = "tool_calls" in text
         self.tool_format: ToolFormat | None = format_of(text) if tool_format == "auto" else format_named(tool_format)
 
     def chat(self, body: ChatBody, use: ToolUse | None = None) -> tuple[int, ...]:
@@ -42,6 +43,8 @@ class PromptEncoder:
         tools = None if use is None else [tool.model_dump(exclude_unset=True) for tool in body.tools or ()]
         if tools and not self._offers_tools:
             messages, tools = _with_tools(messages, tools, use), None
+        elif self.tool_format is not None and not self._writes_calls:
+            messages = [_with_calls(message, self.tool_format) for message in messages]
         try:
             text = self.tokenizer.apply_chat_template(messages, tools=tools, add_generation_prompt=True, tokenize=False)
         except (jinja2.TemplateError, TypeError, ValueError) as error:

@@ -128,9 +128,11 @@ class CallReader:
             return None
         text, self._rest = self._rest[:end], self._rest[end:]
         arguments = call.get("arguments", call.get("parameters"))
-        if call.get("name") in self._names and isinstance(arguments, dict):  # in another order than usual
+        name = call.get("name")
+        if isinstance(name, str) and name in self._names and isinstance(arguments, dict):  # in another order than usual
             self._state = self._between_calls
-            return self._whole(call["name"], json.dumps(arguments, ensure_ascii=False))
+            # escaped: text may hold half of a surrogate pair, which no stream can carry
+            return self._whole(name, json.dumps(arguments))
         self._state = self._text if self._form.marker else self._only_text
         return self._give_up(text)
 
