@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+import itertools
+import threading
 from typing import Any
 
 import pytest
 
-from bowsprit_engine.core.grammar import FAILED
+from bowsprit_engine.core.grammar import FAILED, GrammarCompiler
 from bowsprit_engine.core.request import FinishReason, StepOutput
 from bowsprit_engine.errors import CallerError
-from bowsprit_engine.server.grammars import Grammars
-from bowsprit_engine.server.schemas import closed, expression_size
+from bowsprit_engine.server.grammars import MAX_INSIDE, Grammars
+from bowsprit_engine.server.schemas import MAX_TRIAL_SECONDS, Schema, Search, closed, expression_size
 from bowsprit_engine.server.structured import json_structure
-from scripted_engine import VOCAB_SIZE, ScriptedEngine, byte_tokenizer
+from scripted_engine import TEMPLATE, VOCAB_SIZE, ScriptedEngine, byte_tokenizer
 from server.running_server import RunningServer, Serve
 from server.test_tools import allows
 
@@ -124,11 +127,110 @@ async def test_a_tokenizer_that_the_library_cannot_read_costs_structured_output_
         ("(((", 0),
         ("a{9}", 9),
         (")b{2}", 3),
+        ("(.{0000001000}){ 1000 }", 1_000_000),
+        ("(a{ 2 , 00000000000003 }b){\t2,}", 8),
+        ("(.{100}[[a])]){100}", 10_100),  # a class in a class, whose end is no group's
+        ("([^])](a{10})[\\])]){10}", 120),
+        ("((a{999999999}){999999999}){999999999}", 10**9),
+        ("a{" + "9" * 4000 + "}", 10**9),
     ],
 )
 def test_the_size_of_an_expression_is_what_its_repetitions_make(pattern: str, size: int) -> None:
     """Counted before anything is built."""
     assert expression_size(pattern) == size
+
+
+@pytest.mark.parametrize(
+    "definition",
+    [
+        {"$ref": "#/x-mine/0/deep", "x-mine": [{"deep": {"pattern": "(a{60}){60}"}}]},
+        {"properties": {f"p{i}": {"pattern": "^.{100}$"} for i in range(30)}},
+        {"patternProperties": {f"^{i}[a-z]{{100}}$": {"type": "string"} for i in range(30)}},
+        {"type": "string", "pattern": "(?x) (a{60}) {60}"},
+        {"type": "string", "pattern": r"\\(?i-x:a)"},
+    ],
+)
+def test_regular_expressions_of_a_schema_are_limited_wherever_they_stand(definition: dict[str, Any]) -> None:
+    """By their sum, and in places that only a reference makes schemas."""
+    with pytest.raises(CallerError, match="regular expression") as refusal:
+        json_structure(definition, param="response_format")
+    assert refusal.value.param == "response_format"
+
+
+def test_a_parenthesis_that_is_a_character_begins_no_flag() -> None:
+    """`x` may follow an optional one."""
+    assert json_structure({"type": "string", "pattern": r"^\(?x$"}, param="p").param == "p"
+
+
+def test_the_search_for_the_refused_part_ends_in_time() -> None:
+    """With the parts that it found until then."""
+    seconds = itertools.count(step=MAX_TRIAL_SECONDS / 2.5)
+    asked: list[Schema] = []
+
+    def why_not(schema: Schema) -> str | None:
+        asked.append(schema)
+        return "no"
+
+    search = Search(why_not, clock=lambda: next(seconds))
+    assert search.place({"items": {"items": {"items": {"items": {"items": {}}}}}}, "no") == "items.items"
+    assert len(asked) == 2
+
+
+async def test_grammars_that_wait_are_limited_in_number(serve: Serve) -> None:
+    """One more is a 429 that may come back; once they are done there is room again."""
+    server: RunningServer = await serve()
+    go_on = threading.Event()
+
+    def wait() -> None:
+        go_on.wait()
+
+    assert server.lifecycle.served
+    grammars = server.lifecycle.served.grammars
+    waiting = [asyncio.create_task(grammars.compile(wait)) for _ in range(MAX_INSIDE)]
+    await asyncio.sleep(0)  # each has begun
+    refused = await server.chat(response_format={"type": "json_object"})
+    free = await server.chat()
+    go_on.set()
+    await asyncio.gather(*waiting)
+    answered = await server.chat(response_format={"type": "json_object"})
+    assert (refused.status_code, refused.headers["retry-after"]) == (429, "1")
+    assert (refused.json()["error"]["code"], free.status_code, answered.status_code) == ("Overloaded", 200, 200)
+
+
+TOOLS = [
+    {"type": "function", "function": {"name": f"f{i}", "parameters": {"properties": {"a": {"enum": ["x" * 9000]}}}}}
+    for i in range(8)
+]
+
+OFFERS = TEMPLATE + "{% if tools %}{{ tools[0].function.name }}{% endif %}"
+
+
+async def test_the_schemas_of_all_tools_together_are_limited_before_any_is_compiled(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where calls needn't be made, they are free then."""
+    sources: list[str] = []
+    server: RunningServer = await serve(template=OFFERS, tool_format="hermes")
+    monkeypatch.setattr(GrammarCompiler, "compile", lambda self, source: sources.append(source))
+    refused = await server.chat(tools=TOOLS, tool_choice="required")
+    assert (refused.status_code, refused.json()["error"]["param"], sources) == (400, "tools", [])
+    assert "65536" in refused.json()["error"]["message"]
+
+
+async def test_no_place_is_searched_for_a_refusal_that_nobody_reads(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A call that needn't be made is not held to a schema that can't be executed: one trial tells."""
+    sources: list[str] = []
+
+    def refuse(self: GrammarCompiler, source: str) -> None:
+        sources.append(source)
+        raise CallerError("no")
+
+    server: RunningServer = await serve(template=OFFERS, tool_format="hermes")
+    monkeypatch.setattr(GrammarCompiler, "compile", refuse)
+    await server.chat(tools=TOOLS[:3])
+    assert (len(sources), server.engine.requests[0].grammar) == (1, None)
 
 
 def test_objects_of_arguments_are_closed_but_where_they_say_otherwise() -> None:

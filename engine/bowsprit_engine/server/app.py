@@ -123,7 +123,7 @@ async def _grammar(body: ChatBody | CompletionBody, served: Served, use: ToolUse
         return answer if use is None else call_structure(use, answer)
 
     try:
-        return await served.grammars.compile(structure)
+        return await served.grammars.compile(structure, names_place=is_promised)
     except CallerError:
         if is_promised:
             raise

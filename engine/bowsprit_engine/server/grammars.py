@@ -1,22 +1,25 @@
 """Compiling grammars beside the event loop and the engine's thread.
 
-Decides that one thread compiles, so that a flood of large schemas slows their own callers only. Refuses to know what
-a grammar is of.
+Decides that one thread compiles, so that a flood of large schemas slows their own callers only, and how many may wait
+for it. Refuses to know what a grammar is of.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
 from bowsprit_engine.core.grammar import CompiledGrammar, GrammarCompiler
-from bowsprit_engine.errors import CallerError
+from bowsprit_engine.errors import CallerError, WorldError
 from bowsprit_engine.server.schemas import Schema
 from bowsprit_engine.server.structured import Structure, json_source
+
+MAX_INSIDE = 64  # grammars that compile or wait: at the worst ones' 20 ms each the last waits for a second
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +35,7 @@ class Grammars:
         eos_token_ids: Sequence[int],
     ) -> None:
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="bowsprit-grammar")
+        self._room = threading.BoundedSemaphore(MAX_INSIDE)
         self._compiler: GrammarCompiler | None = None
         ends = [token for token in eos_token_ids if token < vocab_size]
         if not ends:
@@ -47,14 +51,21 @@ class Grammars:
             return
         self._compiler = GrammarCompiler(readable, vocab_size=vocab_size, eos_token_ids=ends)
 
-    async def compile(self, make: Callable[[], Structure | None]) -> CompiledGrammar | None:
+    async def compile(
+        self, make: Callable[[], Structure | None], *, names_place: bool = True
+    ) -> CompiledGrammar | None:
         """What `make` describes; None where that is nothing. `make` runs in the thread too: a schema may be large.
 
-        Raises CallerError that names the field, as deep in its schema as can be told.
+        Raises CallerError that names the field, as deep in its schema as can be told if it `names_place`, which takes
+        time; and WorldError (reason Overloaded) where too many wait.
         """
-        return await asyncio.get_running_loop().run_in_executor(self._executor, self._compile, make)
+        if not self._room.acquire(blocking=False):
+            raise WorldError(f"{MAX_INSIDE} grammars compile or wait, which is the limit", reason="Overloaded")
+        compiling = self._executor.submit(self._compile, make, names_place=names_place)
+        compiling.add_done_callback(lambda _: self._room.release())
+        return await asyncio.wrap_future(compiling)
 
-    def _compile(self, make: Callable[[], Structure | None]) -> CompiledGrammar | None:
+    def _compile(self, make: Callable[[], Structure | None], *, names_place: bool) -> CompiledGrammar | None:
         structure = make()
         if structure is None:
             return None
@@ -67,6 +78,8 @@ class Grammars:
         try:
             return self._compiler.compile(structure.source)
         except CallerError as error:
+            if not names_place:
+                raise
             raise structure.refusal(error, partial(_why_not, self._compiler)) from error
 
 

@@ -7,6 +7,7 @@ other schemas.
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -18,9 +19,11 @@ _MAPS = ("properties", "patternProperties", "$defs", "definitions", "dependentSc
 _DEFINITIONS = ("$defs", "definitions")
 
 MAX_TRIALS = 200
+MAX_TRIAL_SECONDS = 0.05  # of the thread's own time, which a busy machine doesn't shorten
 MAX_EXPRESSION_SIZE = (
     2_000  # positions: measured, 1,000 cost 0.5 ms for each token of an answer, 10,000 more than 10 ms
 )
+_MOST_COUNTED = 10**9  # positions; Python prints no number of thousands of digits
 
 
 def parts(schema: Schema) -> Iterator[tuple[str, Schema]]:
@@ -37,15 +40,19 @@ def parts(schema: Schema) -> Iterator[tuple[str, Schema]]:
 
 
 class Search:
-    """Which part of a schema is refused. Asks `why_not` a bounded number of times, then answers with what it knows."""
+    """Which part of a schema is refused. Asks `why_not` for a bounded time, then answers with what it knows."""
 
-    def __init__(self, why_not: Callable[[Schema], str | None]) -> None:
+    def __init__(
+        self, why_not: Callable[[Schema], str | None], *, clock: Callable[[], float] = time.thread_time
+    ) -> None:
         self._why_not = why_not
+        self._clock = clock  # seconds
         self._num_left = MAX_TRIALS
+        self._ends = clock() + MAX_TRIAL_SECONDS
 
     def refusal(self, schema: Schema) -> str | None:
         """The words with which a schema is refused; None for one that isn't, or when enough was tried."""
-        if self._num_left == 0:
+        if self._num_left == 0 or self._clock() >= self._ends:
             return None
         self._num_left -= 1
         return self._why_not(schema)
@@ -85,34 +92,39 @@ def closed(schema: Schema) -> Schema:
 
 
 def expressions(schema: Schema) -> Iterator[str]:
-    """Every regular expression in it."""
-    if isinstance(schema.get("pattern"), str):
-        yield schema["pattern"]
-    if isinstance(schema.get("patternProperties"), Mapping):
-        yield from schema["patternProperties"]
-    for _, part in parts(schema):
-        yield from expressions(part)
+    """Every regular expression in it, and what may be one: a reference can make a schema of any part."""
+    left: list[Any] = [schema]
+    while left:
+        part = left.pop()
+        if isinstance(part, list):
+            left.extend(part)
+        elif isinstance(part, Mapping):
+            if isinstance(part.get("pattern"), str):
+                yield part["pattern"]
+            if isinstance(part.get("patternProperties"), Mapping):
+                yield from part["patternProperties"]
+            left.extend(part.values())
 
 
-_ATOM = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|[^\\]", re.DOTALL)
-_COUNT = re.compile(r"\{(\d{1,9})(?:,(\d{0,9}))?\}")
+_COUNT = re.compile(r"\{\s*+(\d*+)\s*+(?:,\s*+(\d*+)\s*+)?\}")  # possessive: else blanks cost their fourth power
+_CLASS_OPENING = re.compile(r"\[\^?\]?")  # a bracket that comes first is one of the characters
 
 
 def expression_size(pattern: str) -> int:
-    """How many positions a regular expression has when its counted repetitions are written out."""
+    """How many positions a regular expression has when its counted repetitions are written out, up to a billion."""
     groups = [0]
     last = 0  # size of what a repetition would repeat; it is in groups[-1] already
     index = 0
     while index < len(pattern):
         count = _COUNT.match(pattern, index)
         if count:
-            groups[-1] += last * (max(1, int(count[2] or count[1])) - 1)
-            last *= max(1, int(count[2] or count[1]))
+            times = max(1, min(_MOST_COUNTED, int(count[2] or count[1] or 1)))
+            groups[-1] += last * (times - 1)
+            last = min(_MOST_COUNTED, last * times)
             index = count.end()
             continue
-        atom = _ATOM.match(pattern, index)
-        text = atom[0] if atom else pattern[index]
-        index += len(text)
+        text = pattern[index]
+        index = _atom_end(pattern, index)
         if text == "(":
             groups.append(0)
             last = 0
@@ -122,4 +134,24 @@ def expression_size(pattern: str) -> int:
         elif text not in "*+?|^$":
             last = 1
             groups[-1] += 1
-    return sum(groups)
+    return min(_MOST_COUNTED, sum(groups))
+
+
+def _atom_end(pattern: str, index: int) -> int:
+    """Where the character, escape or class at `index` ends. Classes may hold others, as the library reads them."""
+    if pattern[index] == "\\":
+        return index + 2
+    depth = 0
+    while index < len(pattern):
+        opening = _CLASS_OPENING.match(pattern, index)
+        if opening:
+            depth += 1
+            index = opening.end()
+        elif depth and pattern[index] == "\\":
+            index += 2
+        else:
+            depth -= pattern[index] == "]" and depth > 0
+            index += 1
+        if depth == 0:
+            break
+    return index

@@ -7,6 +7,7 @@ tools (tools.py), how grammars are compiled (grammars.py) and executed.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -29,6 +30,8 @@ from bowsprit_engine.server.wire import (
 # One way to write a value, the one in which models learn JSON (Python's). With free blanks, the library's default, a
 # small model never stops writing them.
 BLANKS: Mapping[str, Any] = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+# With the flag x a blank may stand before a repetition, which hides its size.
+IGNORES_BLANKS = re.compile(r"(?<!\\)(?:\\\\)*\(\?[a-zA-Z-]*x")
 ANY_OBJECT: Schema = {"type": "object"}
 
 
@@ -82,13 +85,28 @@ def json_source(schema: Schema) -> str:
     return source
 
 
-def check_schema(schema: Schema, *, param: str) -> None:
-    """Raises CallerError for a schema that isn't worth a look, and for regular expressions too large to be followed."""
+def check_schema(schema: Schema, *, param: str) -> tuple[int, int]:
+    """Its characters, and the positions of its regular expressions. Raises CallerError where one is beyond its limit:
+    the schema isn't worth a look, or can't be followed."""
     size = len(json.dumps(schema))
     if size > MAX_SOURCE_CHARACTERS:
         raise CallerError(f"{param}: a schema of {size} characters, the limit is {MAX_SOURCE_CHARACTERS}", param=param)
+    total = 0
     for pattern in schemas.expressions(schema):
-        _check_expression(pattern, param=param)
+        total += _check_expression(pattern, param=param)
+    _check_positions(total, param=param)
+    return size, total
+
+
+def check_schemas(together: Mapping[str, Schema], *, param: str) -> None:
+    """Schemas of one grammar, by their path: each of them, and then their sums. Raises CallerError."""
+    checked = [check_schema(schema, param=path) for path, schema in together.items()]
+    size = sum(size for size, _ in checked)
+    if size > MAX_SOURCE_CHARACTERS:
+        raise CallerError(
+            f"{param}: schemas of {size} characters together, the limit is {MAX_SOURCE_CHARACTERS}", param=param
+        )
+    _check_positions(sum(positions for _, positions in checked), param=param)
 
 
 def _of_format(form: ResponseFormat) -> Structure:
@@ -120,15 +138,22 @@ def _read_schema(text: str) -> Schema:
     return schema
 
 
-def _check_expression(pattern: str, *, param: str) -> None:
+def _check_expression(pattern: str, *, param: str) -> int:
+    """Its positions."""
     if len(pattern) > MAX_EXPRESSION_CHARACTERS:
         raise CallerError(
             f"{param}: a regular expression of {len(pattern)} characters, the limit is {MAX_EXPRESSION_CHARACTERS}",
             param=param,
         )
+    if IGNORES_BLANKS.search(pattern):
+        raise CallerError(f"{param}: a regular expression with the flag x, which is not supported", param=param)
     size = schemas.expression_size(pattern)
+    _check_positions(size, param=param)
+    return size
+
+
+def _check_positions(size: int, *, param: str) -> None:
     if size > schemas.MAX_EXPRESSION_SIZE:
         raise CallerError(
-            f"{param}: a regular expression of {size} positions, the limit is {schemas.MAX_EXPRESSION_SIZE}",
-            param=param,
+            f"{param}: regular expressions of {size} positions, the limit is {schemas.MAX_EXPRESSION_SIZE}", param=param
         )

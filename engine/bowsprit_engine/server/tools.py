@@ -15,7 +15,7 @@ from llguidance import LLMatcher
 from bowsprit_engine.errors import CallerError
 from bowsprit_engine.server import schemas
 from bowsprit_engine.server.schemas import Schema
-from bowsprit_engine.server.structured import BLANKS, Structure, check_schema
+from bowsprit_engine.server.structured import BLANKS, Structure, check_schemas
 from bowsprit_engine.server.wire import ChatBody, NamedTool, Tool
 
 MAX_CALLS = 16  # of one answer: a small model that may go on never ends
@@ -146,8 +146,7 @@ def call_structure(use: ToolUse, answer: Structure | None) -> Structure | None:
     around them; calls that may be made are held to the grammar from their marker on.
     """
     paths = _schema_paths(use)
-    for path, schema in paths.items():
-        check_schema(schema, param=path)
+    check_schemas(paths | dict(answer.schemas if answer else {}), param="tools")
     rules = [*_call_rules(use)]
     calls = f"{_quoted(use.form.opening)} call{_more(use)} {_quoted(use.form.closing)}"
     if use.must_call:
