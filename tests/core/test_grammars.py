@@ -242,6 +242,17 @@ def test_a_failure_at_a_row_that_is_not_reached_harms_nothing():
         assert (again.allowed[0] == first.allowed[0]).all()
 
 
+def test_a_row_without_a_mask_gives_no_token():
+    """Where fewer drafts are possible than were when they were cut, the row after the last mask has a fault."""
+    sequence = sequence_of([1], [], "a{9}")
+    logits = torch.zeros(4, FAKE_VOCAB)
+    whole = draw(logits, sequence, toy_grammar.encode("aaa"))
+    cut = draw(logits, sequence, toy_grammar.encode("aab"))
+    assert whole.faults == {}
+    assert {row: fault.code for row, fault in cut.faults.items()} == {3: grammar.FAILED}
+    assert "3 of 4 rows" in cut.faults[3].message
+
+
 @pytest.mark.parametrize(
     ("source", "words"),
     [

@@ -1,6 +1,7 @@
 """Output that keeps to a grammar: which tokens may follow, at every row of a step, and how much of a draft is possible.
 
-Decides by the grammar and the tokens emitted so far alone, so a constrained answer depends on nothing that was drafted.
+Decides by the grammar and the tokens emitted so far alone, so a constrained answer depends on nothing that was drafted;
+but where a costly grammar fails may (`_mask_after`).
 llguidance has the grammars; compiling happens in the caller's thread, not in the engine's. Refuses to know where a
 grammar comes from (schemas, tools, expressions: the server's matter) and what is drawn.
 """
@@ -125,7 +126,12 @@ class GrammarState:
 
     def _mask_after(self, drafts: Sequence[int]) -> Allowed:
         """The mask where the matcher is, after `drafts`. Only a fresh matcher's failure counts: what one may cost adds
-        up over rows that were drafted and other choices, on which an answer must not depend."""
+        up over rows that were drafted and other choices, on which an answer must not depend.
+
+        It still does where a warm matcher succeeds and a fresh one would not, as it must pay for everything at once:
+        a costly grammar's failure may come later with drafts than without. Limits that never bind would end that, but
+        at what expressions of 2,000 positions may cost (4 million units of fuel, 0.3 s and more) all others would wait.
+        """
         mask = _mask(self._matcher, self._grammar.mask_size)
         if self._matcher.is_error():
             self._begin_again(drafts)

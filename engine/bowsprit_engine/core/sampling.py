@@ -136,9 +136,12 @@ class Sampler:
                 row.masked_fill_(banned.to(row.device), -torch.inf)
             else:
                 row[ends] = -torch.inf
-        if masks.failure is None:
+        num_masks = len(masks.allowed)
+        if sequence.grammar is None or num_masks == group.num_rows:
             return {}
-        return {group.first_row + len(masks.allowed): Fault(message=masks.failure, code=grammar.FAILED)}
+        # the row after them is reached only where a draft was possible when it was cut and isn't now
+        message = masks.failure or f"the grammar has masks for {num_masks} of {group.num_rows} rows"
+        return {group.first_row + num_masks: Fault(message=message, code=grammar.FAILED)}
 
 
 def _counts(sequence: LiveSequence) -> TokenCounts:
