@@ -19,7 +19,7 @@ from bowsprit_engine.errors import CallerError, WorldError
 from bowsprit_engine.server.schemas import Schema
 from bowsprit_engine.server.structured import Structure, json_source
 
-MAX_INSIDE = 64  # grammars that compile or wait: at the worst ones' 20 ms each the last waits for a second
+MAX_INSIDE = 64  # grammars that compile or wait: usual ones take 1 ms each, a refusal whose place is searched for 60 ms
 
 logger = logging.getLogger(__name__)
 
