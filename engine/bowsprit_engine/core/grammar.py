@@ -103,6 +103,15 @@ class GrammarState:
         end = next((index for index, token in enumerate(draft) if token in ends), len(draft))
         return self._matcher.validate_tokens(list(draft[:end])) if end else 0
 
+    def forced(self, limit: int) -> tuple[int, ...]:
+        """At most `limit` tokens of the text that the grammar leaves no choice about from here on; no end token.
+
+        The text is sure, its cutting into tokens likely: with a tokenizer that cuts one text in one way, masks ask for
+        these tokens too, but for the last ones a mask may allow another cutting of the same text, and what follows may
+        yet change. The state is as before when this returns.
+        """
+        return tuple(self._matcher.compute_ff_tokens()[:limit]) if limit > 0 else ()
+
     def masks(self, draft: Sequence[int]) -> Masks:
         """What may follow the emitted tokens, and each draft after them; the state is as before when this returns."""
         possible = list(draft[: self.num_possible(draft)])
