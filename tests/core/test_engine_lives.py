@@ -214,6 +214,29 @@ def test_a_second_request_of_the_same_id_ends_in_an_error(serve):
     assert first.wait().finish_reason == FinishReason.LENGTH
 
 
+class UnbegunGrammar:
+    """One that can't be begun, as when the library runs out of memory."""
+
+    def begin(self):
+        raise MemoryError("no room for a parser")
+
+
+def test_a_request_that_cannot_begin_fails_alone(serve, caplog):
+    """Its client is told why; neighbours go on, and so does the engine."""
+    served = serve()
+    neighbour = served.submit("neighbour", PROMPT, max_tokens=20)
+    with caplog.at_level(logging.ERROR):
+        failed = served.submit("failed", PROMPT, grammar=UnbegunGrammar()).wait()
+    assert (failed.finish_reason, failed.last.error) == (
+        FinishReason.ERROR,
+        "the request can't begin: MemoryError: no room for a parser",
+    )
+    assert "request failed can't begin" in caplog.text
+    assert neighbour.wait().finish_reason is FinishReason.LENGTH
+    assert served.submit("after", PROMPT, max_tokens=3).wait().finish_reason is FinishReason.LENGTH
+    assert served.engine.snapshot().errors == 1
+
+
 def test_draining_lets_requests_end_and_takes_no_more(serve):
     """Stop with a drain time: what runs is finished, what comes is refused."""
     served = serve()

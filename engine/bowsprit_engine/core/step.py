@@ -82,14 +82,15 @@ class Stepper:
         self._time(plan, rows, committed, seconds=time.perf_counter() - begin, is_contended=forward.is_contended)
 
     def submit(self, request: Request) -> None:
-        """Queue a sequence. A second one of the same id ends at once: its outputs could not be told apart."""
-        sequence = LiveSequence.begin(request)
+        """Queue a sequence. One that can't begin ends alone; so does a second one of an id, whose outputs would mingle."""
         if request.request_id in self._sequences:
-            error = f"request id {request.request_id!r} is in use"
-            output = StepOutput(
-                request_id=request.request_id, token_ids=(), finish_reason=FinishReason.ERROR, error=error
-            )
-            self._tell(sequence, output)
+            self._refuse(request, f"request id {request.request_id!r} is in use")
+            return
+        try:
+            sequence = LiveSequence.begin(request)
+        except Exception as error:  # its grammar's, say; nobody else's
+            logger.exception("request %s can't begin", request.request_id)
+            self._refuse(request, f"the request can't begin: {type(error).__name__}: {error}")
             return
         self._sequences[request.request_id] = sequence
         self._scheduler.add(sequence)
@@ -169,7 +170,7 @@ class Stepper:
             self._finish(entry.sequence, entry.output)
             return
         self._scheduler.trim(entry.sequence)
-        if not self._tell(entry.sequence, entry.output):
+        if not self._tell(entry.sequence.request, entry.output):
             self.end(entry.sequence, FinishReason.ABORT)
 
     def _finish(self, sequence: LiveSequence, output: StepOutput) -> None:
@@ -183,19 +184,24 @@ class Stepper:
         self._pool.forget(sequence.request_id)
         self._counters.add_finished(reason.value)
         self._counters.add(errors=int(reason is FinishReason.ERROR))
-        self._tell(sequence, dataclasses.replace(output, metrics=sequence.metrics()))
+        self._tell(sequence.request, dataclasses.replace(output, metrics=sequence.metrics()))
         if self._on_finished is not None:
             try:
                 self._on_finished(finished_request(sequence, reason))
             except Exception:
                 logger.exception("on_finished raised for request %s", sequence.request_id)
 
-    def _tell(self, sequence: LiveSequence, output: StepOutput) -> bool:
+    def _refuse(self, request: Request, error: str) -> None:
+        self._counters.add(errors=1)
+        reason = FinishReason.ERROR
+        self._tell(request, StepOutput(request_id=request.request_id, token_ids=(), finish_reason=reason, error=error))
+
+    def _tell(self, request: Request, output: StepOutput) -> bool:
         """Whether the client's callback took it. One that raises loses its request, not the engine."""
         try:
-            sequence.request.on_output(output)
+            request.on_output(output)
         except Exception:
-            logger.exception("on_output raised for request %s", sequence.request_id)
+            logger.exception("on_output raised for request %s", request.request_id)
             return False
         return True
 
