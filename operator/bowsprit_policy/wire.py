@@ -34,6 +34,10 @@ class DrafterType(StrEnum):
     HEAD = "Head"
 
 
+COUNT_BASED = frozenset({DrafterType.NGRAM})
+"""Drafters that look tokens up: they cost microseconds, and are scored on emitted text without being used."""
+
+
 class DrafterState(StrEnum):
     """Whether a drafter may be used, and why not.
 
@@ -88,8 +92,11 @@ class PolicyStatus(WireModel):
 class DrafterStats(WireModel):
     """Counters of one drafter since this engine process started; they only ever grow while `revision` stays.
 
-    `reached[i]`: sequence-steps in which position i was drafted by it and every earlier position matched.
-    `matched[i]`: those of them in which position i matched too. `opportunities`: sequence-steps in which it was
+    `reached[i]`: sequence-steps in which position i was within its cap and its turn, and every earlier position was
+    drafted and matched, whether or not i was then drafted. `matched[i]`: those of them in which i was drafted and
+    matched too. `extendable[i]`: sequence-steps in which position i was within its cap and its turn, and every earlier
+    position was drafted; `drafted[i]`: those of them in which its token stood there. An engine of the previous version
+    leaves the two out, and counts as reached only what was drafted. `opportunities`: sequence-steps in which it was
     asked; `proposed`: those in which it proposed at least one token. `drafted_tokens` and `accepted_tokens`
     exclude the bonus token. `draft_seconds`: wall seconds spent drafting.
     """
@@ -105,6 +112,8 @@ class DrafterStats(WireModel):
     accepted_tokens: int = 0
     reached: tuple[int, ...] = ()
     matched: tuple[int, ...] = ()
+    extendable: tuple[int, ...] = ()
+    drafted: tuple[int, ...] = ()
     draft_seconds: float = 0.0
 
 
