@@ -82,7 +82,7 @@ class Stepper:
         self._time(plan, rows, committed, seconds=time.perf_counter() - begin, is_contended=forward.is_contended)
 
     def submit(self, request: Request) -> None:
-        """Queue a sequence. One that can't begin ends alone; so does a second one of an id, whose outputs would mingle."""
+        """Queue a sequence. One that can't begin ends alone, as a second one of the same id does."""
         if request.request_id in self._sequences:
             self._refuse(request, f"request id {request.request_id!r} is in use")
             return
