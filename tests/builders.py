@@ -34,6 +34,8 @@ def drafter_stats(
     proposed: int = 0,
     reached: Sequence[int] = (),
     matched: Sequence[int] = (),
+    extendable: Sequence[int] = (),
+    drafted: Sequence[int] = (),
     drafted_tokens: int | None = None,
     draft_seconds: float = 0.0,
 ) -> DrafterStats:
@@ -50,6 +52,8 @@ def drafter_stats(
         accepted_tokens=sum(matched),
         reached=tuple(reached),
         matched=tuple(matched),
+        extendable=tuple(extendable),
+        drafted=tuple(drafted),
         draft_seconds=draft_seconds,
     )
 

@@ -1,18 +1,19 @@
-"""What a pool of drafters gives and drafts at given caps: each is asked where the ones before it proposed nothing.
+"""What a pool of drafters gives and drafts at given caps: each begins a draft where the ones before it began none.
 
-First light's pool: n-gram where it matches, else the head. Pure arithmetic over figures; refuses to know where they
-come from and which caps are best.
+An approximation: the engine's pool chooses by what each is expected to gain, and lets one continue another's draft.
+What it chose is in each drafter's figures, how it would choose at other caps is not. Pure arithmetic over figures;
+refuses to know where they come from and which caps are best.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from bowsprit_policy import draft_rows
 from bowsprit_policy.acceptance import accepted_per_draft
 from bowsprit_policy.step_times import StepTimes
-from bowsprit_policy.wire import DrafterType
+from bowsprit_policy.wire import COUNT_BASED, DrafterType
 
 # Who is asked first.
 ORDER = (DrafterType.NGRAM, DrafterType.HEAD)
@@ -20,12 +21,16 @@ ORDER = (DrafterType.NGRAM, DrafterType.HEAD)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Member:
-    """A drafter of the pool. `unit_seconds`: per opportunity for n-gram, per drafted token for a head."""
+    """A drafter of the pool, figures as in AcceptanceEstimate.
+
+    `unit_seconds`: per opportunity where drafts are looked up (COUNT_BASED), per drafted token else.
+    """
 
     name: str
     type: DrafterType
     share: float
     positions: tuple[float, ...]
+    lengths: tuple[float, ...]
     unit_seconds: float
 
 
@@ -56,39 +61,49 @@ def asked(members: Sequence[Member], caps: Caps) -> list[float]:
 
 
 def acceptance_length(members: Sequence[Member], caps: Caps) -> float:
-    """E: 1 + each member's share of steps x its share of proposals x its mean accepted tokens."""
+    """E: 1 + each member's share of steps x its share of drafts begun x its mean accepted tokens."""
     return 1.0 + sum(
         opportunity * member.share * accepted_per_draft(member.positions, cap)
         for member, cap, opportunity in zip(members, caps, asked(members, caps), strict=True)
     )
 
 
+def draft_lengths(members: Sequence[Member], caps: Caps) -> list[float]:
+    """P(a sequence-step drafts n tokens), for n from 0 to the largest cap."""
+    shares = [0.0] * (1 + max(caps, default=0))
+    for member, cap, opportunity in zip(members, caps, asked(members, caps), strict=True):
+        survives = opportunity * member.share
+        for n in range(1, cap):
+            longer = survives * member.lengths[n]
+            shares[n] += survives - longer
+            survives = longer
+        if cap > 0:
+            shares[cap] += survives
+    shares[0] = max(0.0, 1.0 - sum(shares))
+    return shares
+
+
 def score(members: Sequence[Member], caps: Caps, *, batch: int, times: StepTimes) -> Score:
     """Price these caps at `batch` sequences per step."""
-    opportunities = asked(members, caps)
-    proposals = [opportunity * member.share for opportunity, member in zip(opportunities, members, strict=True)]
-    mean = sum(p * cap for p, cap in zip(proposals, caps, strict=True))
-    if batch == 1:
-        # One sequence: rows take a few values, each priced exactly.
-        mix = [(p, 1.0 + cap) for p, cap in zip(proposals, caps, strict=True) if p > 0]
-        mix.append((max(0.0, 1.0 - sum(proposals)), 1.0))
-    else:
-        # Many: mean plus and minus one standard deviation, half each, which is exact for straight stretches and
-        # sees a step of the curve that lies within the spread.
-        square = sum(p * cap * cap for p, cap in zip(proposals, caps, strict=True))
-        spread = math.sqrt(max(0.0, batch * (square - mean * mean)))
-        middle = batch * (1.0 + mean)
-        most = batch * (1.0 + max(caps, default=0))
-        mix = [(0.5, max(float(batch), middle - spread)), (0.5, min(most, middle + spread))]
-    estimates = [(weight, times.seconds(batch=batch, rows=round(rows, 3))) for weight, rows in mix if weight > 0]
+    mix = [
+        (share, times.seconds(batch=batch, rows=batch + n))
+        for n, share in draft_rows.spread(draft_lengths(members, caps), batch=batch)
+    ]
+    seconds = sum(share * estimate.value for share, estimate in mix)
     drafting = batch * sum(
-        (opportunity if member.type is DrafterType.NGRAM else proposal * cap) * member.unit_seconds
-        for member, cap, opportunity, proposal in zip(members, caps, opportunities, proposals, strict=True)
+        _units(member, cap, opportunity) * member.unit_seconds
+        for member, cap, opportunity in zip(members, caps, asked(members, caps), strict=True)
     )
-    seconds = sum(weight * estimate.value for weight, estimate in estimates)
     return Score(
         caps=caps,
         acceptance_length=acceptance_length(members, caps),
         step_seconds=seconds + drafting,
-        step_error=max(estimate.error for _, estimate in estimates),
+        step_error=sum(share * estimate.value * estimate.error for share, estimate in mix) / seconds,
     )
+
+
+def _units(member: Member, cap: int, opportunity: float) -> float:
+    """What one sequence-step is charged for: being asked, or each token that is drafted."""
+    if member.type in COUNT_BASED:
+        return opportunity
+    return opportunity * member.share * accepted_per_draft(member.lengths, cap)

@@ -141,6 +141,9 @@ def _taken_in(state: ControlState, observation: Observation, settings: ControlSe
         [pod.profile for pod in observation.pods if pod.profile is not None and pod.profile.model_digest == digest]
     )
     costs = replace(state.cost, profile=profiles or state.cost.profile)
+    if seen.history.drafters or seen.history.cells:
+        state = replace(state, acceptance=acceptance.recalled(seen.history.drafters))
+        costs = cost.recalled(costs, seen.history)
     return replace(
         state,
         fleet=seen.state,
@@ -150,7 +153,7 @@ def _taken_in(state: ControlState, observation: Observation, settings: ControlSe
         drafters=_views(settings, seen),
         draft_tokens_max=min(stats.draft_tokens_max for stats in seen.answering),
         max_batch_size=max(stats.max_batch_size for stats in seen.answering),
-        drafts=state.drafts + sum(drafter.proposed for drafter in seen.delta.drafters),
+        drafts=state.drafts + sum(drafter.num_scored for drafter in seen.delta.drafters),
         missing_ticks=0,
         contended_ticks=state.contended_ticks + 1 if cost.is_mostly_contended(seen.delta) else 0,
     )

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from bowsprit_policy.counters import CellKey, CounterDelta, key, merged
 from bowsprit_policy.wire import DrafterType, Profile, StepCell
@@ -18,6 +18,9 @@ from bowsprit_policy.wire import DrafterType, Profile, StepCell
 HALF_LIFE_STEPS = 2000.0
 # A cell with less counts as not measured: one odd step must not outvote the profile.
 MIN_MEASURED_STEPS = 8.0
+# What pods did before a leader began counts as so many steps per cell, and as so many units of drafting.
+HISTORY_STEPS = 64.0
+HISTORY_UNITS = 200.0
 # Share of contended steps above which a tick holds the table and prices no drafting.
 MOSTLY_CONTENDED = 0.5
 # Before drafting was ever timed. Head: share of a one-row step per drafted token; n-gram look-up is nearly free.
@@ -98,6 +101,20 @@ def update(state: CostState, delta: CounterDelta, *, half_life: float = HALF_LIF
     )
 
 
+def recalled(state: CostState, history: CounterDelta) -> CostState:
+    """Where a new leader begins: what steps and drafting took since the pods began, weighing little."""
+    seen = update(state, history)
+    return CostState(
+        profile=seen.profile,
+        measured=tuple(_weighing(cell, HISTORY_STEPS) for cell in seen.measured),
+        drafting=tuple(
+            replace(cost, seconds=cost.seconds * keep, units=cost.units * keep)
+            for cost in seen.drafting
+            for keep in (min(1.0, HISTORY_UNITS / max(1.0, cost.units)),)
+        ),
+    )
+
+
 def draft_unit_seconds(state: CostState, *, name: str, type: DrafterType, one_row_step_seconds: float) -> float:
     """Seconds per unit of drafting: per opportunity for n-gram, per drafted token for a head."""
     for cost in state.drafting:
@@ -142,6 +159,18 @@ def _taken_in(old: MeasuredCell | None, new: StepCell, drafting: float, half_lif
         tokens=old.tokens * keep + new.tokens,
         squares=old.squares * keep + new.steps * (mean_now - mean_all) ** 2,
         ticks=old.ticks * keep + 1.0,
+    )
+
+
+def _weighing(cell: MeasuredCell, most: float) -> MeasuredCell:
+    keep = min(1.0, most / cell.steps)
+    return replace(
+        cell,
+        steps=cell.steps * keep,
+        seconds=cell.seconds * keep,
+        verify_seconds=cell.verify_seconds * keep,
+        tokens=cell.tokens * keep,
+        squares=cell.squares * keep,
     )
 
 

@@ -17,7 +17,11 @@ CellKey = tuple[int, int, int]  # batch, rows, context
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DrafterDelta:
-    """What one drafter in one revision did. Fields as in wire.DrafterStats, over an interval."""
+    """What one drafter in one revision did. Fields as in wire.DrafterStats, over an interval.
+
+    `extendable` is () from an engine of the previous version: it counts positions as reached only where they were
+    drafted, and says nothing of how long drafts were.
+    """
 
     name: str
     type: DrafterType
@@ -28,7 +32,19 @@ class DrafterDelta:
     accepted_tokens: int = 0
     reached: tuple[int, ...] = ()
     matched: tuple[int, ...] = ()
+    extendable: tuple[int, ...] = ()
+    drafted: tuple[int, ...] = ()
     draft_seconds: float = 0.0
+
+    @property
+    def num_scored(self) -> int:
+        """Drafts that say something: those verified, or scored on emitted text."""
+        return max(self.proposed, self.reached[0] if self.reached else 0)
+
+    @property
+    def has_lengths(self) -> bool:
+        """Does its engine say how long drafts were?"""
+        return bool(self.extendable)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,12 +88,12 @@ def delta(before: EngineStats | None, after: EngineStats) -> CounterDelta:
 
 
 def total(deltas: Sequence[CounterDelta]) -> CounterDelta:
-    """The fleet's sum. Drafters stay apart by revision."""
-    drafters: dict[tuple[str, str | None], DrafterDelta] = {}
+    """The fleet's sum. Drafters stay apart by revision, and by the version that their engines count in."""
+    drafters: dict[tuple[str, str | None, bool], DrafterDelta] = {}
     cells: dict[CellKey, StepCell] = {}
     for one in deltas:
         for drafter in one.drafters:
-            identity = (drafter.name, drafter.revision)
+            identity = (drafter.name, drafter.revision, drafter.has_lengths)
             drafters[identity] = _sum(drafters[identity], drafter) if identity in drafters else drafter
         for cell in one.cells:
             cells[key(cell)] = merged(cells[key(cell)], cell) if key(cell) in cells else cell
@@ -122,6 +138,8 @@ def _drafter_delta(before: DrafterStats | None, after: DrafterStats) -> DrafterD
         accepted_tokens=_grown(before.accepted_tokens, after.accepted_tokens),
         reached=_each_grown(before.reached, after.reached),
         matched=_each_grown(before.matched, after.matched),
+        extendable=_each_grown(before.extendable, after.extendable),
+        drafted=_each_grown(before.drafted, after.drafted),
         draft_seconds=max(0.0, after.draft_seconds - before.draft_seconds),
     )
 
@@ -156,6 +174,8 @@ def _sum(a: DrafterDelta, b: DrafterDelta) -> DrafterDelta:
         accepted_tokens=a.accepted_tokens + b.accepted_tokens,
         reached=_added(a.reached, b.reached),
         matched=_added(a.matched, b.matched),
+        extendable=_added(a.extendable, b.extendable),
+        drafted=_added(a.drafted, b.drafted),
         draft_seconds=a.draft_seconds + b.draft_seconds,
     )
 

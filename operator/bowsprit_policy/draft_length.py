@@ -1,7 +1,7 @@
 """Which caps should hold at each batch: K* maximises E / C, and the table moves only for a gain that is real.
 
-Holds rather than guesses when metrics are missing, when the machine was contended, and while a new leader's
-estimates are young. Refuses to know pods, scrapes and revisions of the table.
+Holds rather than guesses when metrics are missing, when the machine was contended, and, unless the gain is clear, while
+a new leader's estimates are young. Refuses to know pods, scrapes and revisions of the table.
 """
 
 from __future__ import annotations
@@ -18,7 +18,13 @@ from bowsprit_policy.decision import Alternative, TableReason
 from bowsprit_policy.observation import SpeculationMode
 from bowsprit_policy.step_times import StepTimes
 from bowsprit_policy.switching import MIN_GAIN, Pool, enumerated, gain, is_real
-from bowsprit_policy.table_decision import MIN_DRAFTS, DrafterView, DraftLengthInputs, RowChange, TableDecision
+from bowsprit_policy.table_decision import (
+    DrafterView,
+    DraftLengthInputs,
+    RowChange,
+    TableDecision,
+    standard_errors_needed,
+)
 from bowsprit_policy.wire import DrafterState, TableRow
 
 MISSING_TICKS_BEFORE_SAFE_TABLE = 10
@@ -122,7 +128,7 @@ def _reason_to_hold(inputs: DraftLengthInputs, compared: Estimate, batch: int) -
         return TableReason.GAIN_TOO_SMALL
     if not is_real(compared):
         return TableReason.GAIN_WITHIN_NOISE
-    if inputs.drafts < MIN_DRAFTS:
+    if compared.value <= standard_errors_needed(inputs.drafts) * compared.error:
         return TableReason.WARMING_UP
     if 0 < inputs.contended_ticks <= MAX_CONTENDED_HOLD_TICKS:
         return TableReason.CONTENDED
@@ -240,6 +246,7 @@ def _pool(inputs: DraftLengthInputs, times: StepTimes) -> Pool:
                 type=view.type,
                 share=figures.share.value,
                 positions=tuple(position.value for position in figures.positions),
+                lengths=figures.lengths,
                 unit_seconds=draft_unit_seconds(
                     inputs.cost, name=view.name, type=view.type, one_row_step_seconds=one_row
                 ),

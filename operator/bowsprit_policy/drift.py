@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import zip_longest
 
 from bowsprit_policy.acceptance import AcceptanceState, accepted_per_draft, estimate, update
@@ -68,6 +68,7 @@ class Drift:
 
 def update_drift(state: DriftState | None, delta: DrafterDelta, *, acceptance_drop: float) -> DriftState:
     """Take in what the drafter did. Another revision begins again."""
+    delta = _as_drafted(delta)
     if state is not None and state.short.revision != delta.revision:
         state = None
     short = update(state.short if state else None, delta, half_life=SHORT_HALF_LIFE_DRAFTS)
@@ -106,6 +107,15 @@ def measure(state: DriftState, *, acceptance_drop: float) -> Drift:
         slide_limit=acceptance_drop * reference * CUSUM_DRAFTS,
         drafts=state.short.drafts,
     )
+
+
+def _as_drafted(delta: DrafterDelta) -> DrafterDelta:
+    """Of the positions reached, those that were drafted, as a share of all drafts: what a window cut is no drift."""
+    reached = list(delta.reached)
+    for i, (extendable, drafted) in enumerate(zip(delta.extendable, delta.drafted, strict=False)):
+        if i < len(reached) and i < len(delta.matched) and extendable > 0:
+            reached[i] = max(delta.matched[i], round(reached[i] * drafted / extendable))
+    return replace(delta, reached=tuple(reached), extendable=(), drafted=())
 
 
 def _slide(state: DriftState, delta: DrafterDelta, acceptance_drop: float) -> float:

@@ -1,7 +1,8 @@
 """One scrape of the fleet against the last one: what all pods did together in between.
 
 A pod without fresh stats is left out and its last counters are kept, so that nothing is lost or counted twice when it
-answers again. The first scrape of a new leader only sets the marks: counters since long ago say nothing about now.
+answers again. The first scrape of a new leader sets the marks: counters since long ago are history, and say little
+about now.
 Engines of another model than the fleet's (a rolling update) are left out until none of the old is left.
 """
 
@@ -34,11 +35,13 @@ class FleetState:
 class FleetStep:
     """`delta`: what happened since the last scrape. `captured`: tokens and requests, those before the first included.
 
-    `answering`: the fresh stats. `has_other_model`: the engines serve another model than at the last scrape.
+    `history`: at the first scrape, what these pods have done since they began. `answering`: the fresh stats.
+    `has_other_model`: the engines serve another model than at the last scrape.
     """
 
     state: FleetState
     delta: CounterDelta
+    history: CounterDelta
     captured: tuple[int, int]
     answering: tuple[EngineStats, ...]
     has_other_model: bool
@@ -66,6 +69,7 @@ def observe(state: FleetState, observation: Observation) -> FleetStep:
             pods=tuple(SeenPod(uid=uid, stats=stats) for uid, stats in sorted(kept.items())), model_digest=digest
         ),
         delta=CounterDelta() if is_first else all_of_it,
+        history=all_of_it if is_first else CounterDelta(),
         captured=(all_of_it.captured_tokens, all_of_it.captured_requests),
         answering=tuple(fresh.values()),
         has_other_model=has_other_model,

@@ -9,7 +9,7 @@ from bowsprit_policy import table as tables
 from bowsprit_policy.acceptance import Estimate
 from bowsprit_policy.decision import TableReason
 from bowsprit_policy.switching import MIN_GAIN, MIN_STANDARD_ERRORS
-from bowsprit_policy.table_decision import MIN_DRAFTS, DraftLengthInputs, RowChange
+from bowsprit_policy.table_decision import MIN_DRAFTS, DraftLengthInputs, RowChange, standard_errors_needed
 
 
 def change(inputs: DraftLengthInputs, row: RowChange) -> str:
@@ -48,7 +48,10 @@ def hold(inputs: DraftLengthInputs, row: RowChange) -> str:
     why = {
         TableReason.GAIN_TOO_SMALL: f"under {MIN_GAIN:.0%}",
         TableReason.GAIN_WITHIN_NOISE: "within two standard errors",
-        TableReason.WARMING_UP: f"but only {inputs.drafts} of {MIN_DRAFTS} drafts seen since this leader began",
+        TableReason.WARMING_UP: (
+            f"but only {inputs.drafts} of {MIN_DRAFTS} drafts seen since this leader began, which takes "
+            f"{standard_errors_needed(inputs.drafts):.1f} standard errors"
+        ),
         TableReason.CONTENDED: "but most steps were contended",
         TableReason.DWELL_TIME: f"but the last switch is younger than {inputs.settings.dwell_seconds:g} s",
     }[row.reason]

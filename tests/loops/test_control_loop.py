@@ -83,7 +83,7 @@ async def test_a_pod_that_does_not_answer_is_left_out_and_reported(world: World)
 
 
 async def test_a_new_leader_holds_the_stored_table(world: World) -> None:
-    """Its estimates begin from nothing, so what its predecessor decided stays."""
+    """It has seen no drafts itself, so what its predecessor decided stays."""
     await world.model()
     engine = await world.engine()
     await world.tick(8, engines=[engine])

@@ -1,7 +1,8 @@
 """A fleet whose truth is known: tokens match with given probabilities, steps take given times plus noise.
 
 It executes tables as an engine does (pool in order, probes of K=0 and of far positions, probes at K=0) and gives the
-counters that an engine would give. What the best caps really are is computed here by other means than in the policy.
+counters that an engine would give: the drafters that look up are scored on what is emitted also where they don't
+draft. What the best caps really are is computed here by other means than in the policy.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from bowsprit_policy import control
 from bowsprit_policy.control import ControlStep
 from bowsprit_policy.observation import ControlSettings, DrafterSpec, Observation, PodObservation
 from bowsprit_policy.table import caps_at
-from bowsprit_policy.wire import DrafterState, DrafterType, EngineStats, Profile, StepCell, TableRow
+from bowsprit_policy.wire import COUNT_BASED, DrafterState, DrafterType, EngineStats, Profile, StepCell, TableRow
 from builders import MODEL_DIGEST, drafter_stats, engine_stats
 from builders import profile as build_profile
 
@@ -42,12 +43,17 @@ class SimulatedDrafter:
     drafted: int = 0
     reached: list[int] = field(default_factory=lambda: [0] * 32)
     matched: list[int] = field(default_factory=lambda: [0] * 32)
+    extendable: list[int] = field(default_factory=lambda: [0] * 32)
+    counted_drafted: list[int] = field(default_factory=lambda: [0] * 32)
     seconds: float = 0.0
 
 
 @dataclass(slots=True, kw_only=True)
 class SimulatedService:
-    """One pod. `step_seconds(batch, rows)`: the true time of a step without drafting; `noise` is relative, per step."""
+    """One pod. `step_seconds(batch, rows)`: the true time of a step without drafting; `noise` is relative, per step.
+
+    `is_previous_version`: it counts as engines did before they said how long drafts were.
+    """
 
     drafters: list[SimulatedDrafter]
     step_seconds: Callable[[int, int], float]
@@ -59,6 +65,8 @@ class SimulatedService:
     steps_per_tick: int = 300
     contended_share: float = 0.0
     has_profile: bool = True
+    is_previous_version: bool = False
+    has_wide_probes: bool = True
     boot_id: str = "boot-1"
     uptime: float = 0.0
     num_steps: int = 0
@@ -79,6 +87,7 @@ class SimulatedService:
         for drafter in self.drafters:
             drafter.opportunities = drafter.proposed = drafter.drafted = 0
             drafter.reached, drafter.matched, drafter.seconds = [0] * 32, [0] * 32, 0.0
+            drafter.extendable, drafter.counted_drafted = [0] * 32, [0] * 32
 
     def run(self, table: Sequence[TableRow] | None) -> None:
         """One tick of traffic under a table."""
@@ -105,6 +114,8 @@ class SimulatedService:
                     proposed=d.proposed,
                     reached=d.reached,
                     matched=d.matched,
+                    extendable=() if self.is_previous_version else d.extendable,
+                    drafted=() if self.is_previous_version else d.counted_drafted,
                     drafted_tokens=d.drafted,
                     draft_seconds=d.seconds,
                 )
@@ -174,7 +185,7 @@ class SimulatedService:
         self.num_steps += 1
         is_baseline = self.num_steps % BASELINE_EVERY == 0
         probe = None
-        if self.num_steps % WIDE_PROBE_EVERY == 32:
+        if self.has_wide_probes and self.num_steps % WIDE_PROBE_EVERY == 32:
             usable = [d for d in self.drafters if d.state is DrafterState.ACTIVE]
             if usable:
                 probe = {usable[self.num_steps // WIDE_PROBE_EVERY % len(usable)].name: self.max_draft_tokens}
@@ -196,23 +207,43 @@ class SimulatedService:
     def _draft(self, caps: dict[str, int]) -> tuple[int, int, float]:
         for drafter in self.drafters:
             k = caps.get(drafter.name, 0)
-            if k == 0 or drafter.state is not DrafterState.ACTIVE:
+            if drafter.state is not DrafterState.ACTIVE:
+                continue
+            if k == 0:
+                self._score(drafter)
                 continue
             drafter.opportunities += 1
-            if self.random.random() >= drafter.share:
+            is_proposed = self.random.random() < drafter.share
+            if not self.is_previous_version:
+                drafter.extendable[0] += 1
+                drafter.reached[0] += not is_proposed
+            if not is_proposed:
                 continue
             drafter.proposed += 1
             drafter.drafted += k
             drafter.seconds += k * drafter.unit_seconds
-            accepted = 0
             for position in range(k):
-                drafter.reached[position] += 1
-                if self.random.random() >= drafter.matches[position]:
-                    break
-                drafter.matched[position] += 1
-                accepted += 1
-            return k, accepted, k * drafter.unit_seconds
+                drafter.extendable[position] += position > 0
+                drafter.counted_drafted[position] += 1
+            return k, self._matched(drafter, k), k * drafter.unit_seconds
         return 0, 0, 0.0
+
+    def _score(self, drafter: SimulatedDrafter) -> None:
+        """What it would have drafted against what was emitted; nothing of it costs a row."""
+        if drafter.type not in COUNT_BASED or self.is_previous_version:
+            return
+        if self.random.random() < drafter.share:
+            self._matched(drafter, self.max_draft_tokens)
+        else:
+            drafter.reached[0] += 1
+
+    def _matched(self, drafter: SimulatedDrafter, k: int) -> int:
+        for position in range(k):
+            drafter.reached[position] += 1
+            if self.random.random() >= drafter.matches[position]:
+                return position
+            drafter.matched[position] += 1
+        return k
 
 
 def loop(

@@ -216,8 +216,9 @@ def test_a_longer_cap_never_lowers_the_acceptance_length(
     share: float, head_share: float, positions: list[float], k: int, other: int
 ) -> None:
     """For the last drafter of the pool, who takes no opportunity from anyone."""
+    figures = {"positions": tuple(positions), "lengths": (1.0,) * 8, "unit_seconds": 0.0}
     pool = [
-        Member(name="ngram", type=DrafterType.NGRAM, share=share, positions=tuple(positions), unit_seconds=0.0),
-        Member(name="head", type=DrafterType.HEAD, share=head_share, positions=tuple(positions), unit_seconds=0.0),
+        Member(name="ngram", type=DrafterType.NGRAM, share=share, **figures),  # type: ignore[arg-type]
+        Member(name="head", type=DrafterType.HEAD, share=head_share, **figures),  # type: ignore[arg-type]
     ]
     assert acceptance_length(pool, (other, k)) <= acceptance_length(pool, (other, k + 1)) + 1e-12

@@ -28,13 +28,21 @@ def pool(*drafters: tuple[float, float], error: float = 0.02) -> Pool:
     for i, (share, match) in enumerate(drafters):
         name = f"drafter-{i}"
         members.append(
-            Member(name=name, type=DrafterType.NGRAM, share=share, positions=(match,) * 8, unit_seconds=0.0001)
+            Member(
+                name=name,
+                type=DrafterType.NGRAM,
+                share=share,
+                positions=(match,) * 8,
+                lengths=(1.0,) * 8,
+                unit_seconds=0.0001,
+            )
         )
         estimates.append(
             AcceptanceEstimate(
                 name=name,
                 share=Estimate(value=share, error=error),
                 positions=(Estimate(value=match, error=error),) * 8,
+                lengths=(1.0,) * 8,
             )
         )
     return Pool(members=tuple(members), estimates=tuple(estimates))
