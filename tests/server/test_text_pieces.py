@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models
 from transformers import PreTrainedTokenizerFast
 
-from bowsprit_engine.server.text import Detokenizer, StopStrings
+from bowsprit_engine.server.text import Detokenizer, StopStrings, quick_decoder
 from scripted_engine import byte_tokenizer
 
 TOKENIZER = byte_tokenizer()
@@ -74,3 +74,17 @@ def test_what_is_shown_ends_before_the_first_stop_string(pieces: list[str], stop
     assert text.startswith(shown)
     assert not any(stop in shown for stop in stops)
     assert ends or shown == text
+
+
+@given(st.lists(st.integers(0, 258), max_size=20))
+def test_the_quick_decoder_says_what_the_tokenizer_says(token_ids: list[int]) -> None:
+    """It is the compiled part of the tokenizer, and not the tokenizer itself."""
+    decoder = quick_decoder(TOKENIZER)
+    assert decoder is not TOKENIZER
+    assert decoder.decode(token_ids, skip_special_tokens=True) == TOKENIZER.decode(token_ids, skip_special_tokens=True)
+
+
+def test_a_tokenizer_that_cleans_its_text_decodes_itself() -> None:
+    """The compiled part knows nothing of the spaces that transformers takes out."""
+    cleaning = PreTrainedTokenizerFast(tokenizer_object=TOKENIZER.backend_tokenizer, clean_up_tokenization_spaces=True)
+    assert quick_decoder(cleaning) is cleaning

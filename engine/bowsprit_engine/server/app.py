@@ -27,6 +27,7 @@ from bowsprit_engine.server.replies import Kind, Replies
 from bowsprit_engine.server.sampling import sampling_params, speculation_params
 from bowsprit_engine.server.stream import EventStream, until_gone
 from bowsprit_engine.server.structured import Structure, has_form, structure_of
+from bowsprit_engine.server.text import quick_decoder
 from bowsprit_engine.server.tools import ToolUse, call_structure, tool_use
 from bowsprit_engine.server.wire import MAX_CHOICES, ChatBody, CompletionBody
 
@@ -187,7 +188,11 @@ def _asked(kind: Kind, body: ChatBody | CompletionBody, plan: Plan, use: ToolUse
 async def _answer(request: Request, served: Served, ask: _Ask) -> Response:
     tokenizer = served.prompts.tokenizer
     generation = Generation(
-        ask.plan, engine=served.engine, bridge=served.bridge, decoder=tokenizer, latencies=served.latencies
+        ask.plan,
+        engine=served.engine,
+        bridge=served.bridge,
+        decoder=quick_decoder(tokenizer),
+        latencies=served.latencies,
     )
     replies = Replies(
         ask.kind,

@@ -5,11 +5,11 @@ Decides the order of chunks. Refuses to know their shapes (replies.py) and how t
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import AsyncIterator
 from typing import Any
 
+from pydantic_core import to_json
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
@@ -75,4 +75,4 @@ async def until_gone(receive: Receive) -> None:
 
 
 def _event(chunk: dict[str, Any]) -> bytes:
-    return b"data: " + json.dumps(chunk, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
+    return b"data: " + to_json(chunk) + b"\n\n"
