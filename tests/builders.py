@@ -115,9 +115,17 @@ def engine_stats(
     )
 
 
-def profile(cells: Sequence[StepCell], *, model_digest: str = MODEL_DIGEST) -> Profile:
+def profile(
+    cells: Sequence[StepCell], *, model_digest: str = MODEL_DIGEST, long_context: Sequence[StepCell] = ()
+) -> Profile:
     """A start-up profile."""
-    return Profile(accelerator="test", model_digest=model_digest, dtype="bfloat16", cells=tuple(cells))
+    return Profile(
+        accelerator="test",
+        model_digest=model_digest,
+        dtype="bfloat16",
+        cells=tuple(cells),
+        long_context=tuple(long_context),
+    )
 
 
 def comparison(

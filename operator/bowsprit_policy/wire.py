@@ -137,13 +137,15 @@ class StepCell(WireModel):
 class Profile(WireModel):
     """Step times measured at start-up on this accelerator, before any traffic.
 
-    A cell with `steps` 0 had contended samples only: its `seconds` are those of the fastest of them.
+    A cell with `steps` 0 had contended samples only: its `seconds` are those of the fastest of them. All `cells` are of
+    one context; `long_context` tells what a chunk of a prompt takes at a far longer one, where the model has it.
     """
 
     accelerator: str
     model_digest: str
     dtype: str
     cells: tuple[StepCell, ...]
+    long_context: tuple[StepCell, ...] = ()
 
 
 class CaptureStats(WireModel):

@@ -6,10 +6,10 @@ import threading
 
 import pytest
 
-from bowsprit_engine.core.prefill_chunk import chunk_limits, limit_beside
+from bowsprit_engine.core.prefill_chunk import chunk_limits
 from bowsprit_engine.core.request import FinishReason
 from bowsprit_engine.errors import CallerError, WorldError
-from builders import step_cell
+from builders import profile, step_cell
 from core.stepping import Stepping
 from fakes import FakeRunner
 
@@ -22,15 +22,34 @@ def cells_of(curve):
     return [step_cell(batch=1, rows=rows, milliseconds=milliseconds) for rows, milliseconds in curve.items()]
 
 
-def limits_of(curve, delay_steps=2.0):
-    return chunk_limits(cells_of(curve), max_batch_size=8, prefill_chunk=256, delay_steps=delay_steps)
+def limits_of(curve, delay_steps=2.0, long_context=()):
+    known = profile(cells_of(curve), long_context=long_context)
+    return chunk_limits(known, prefill_chunk=256, delay_steps=delay_steps)
+
+
+def beside(limits, context=0):
+    return [limits.tokens(num_decodes=num_decodes, context=context) for num_decodes in range(1, 9)]
 
 
 def test_a_chunk_is_as_long_as_the_delay_allows():
     """By the profile: a few tokens where rows cost arithmetic, hundreds where they are nearly free."""
-    assert limits_of(STEEP) == {1: 10, 2: 11, 3: 12, 4: 14, 5: 16, 6: 18, 7: 20, 8: 22}
-    assert limits_of(FLAT) == dict.fromkeys(range(1, 9), 256)
-    assert limits_of(STEEP, delay_steps=0.0) == dict.fromkeys(range(1, 9), 1)
+    assert beside(limits_of(STEEP)) == [10, 11, 12, 14, 16, 18, 20, 22]
+    assert beside(limits_of(FLAT)) == [256] * 8
+    assert beside(limits_of(STEEP, delay_steps=0.0)) == [1] * 8
+
+
+def test_a_chunk_is_shorter_the_more_of_its_prompt_its_rows_must_look_at():
+    """32 rows took 11 ms more at 2,048 tokens than at the 256 of the profile: each row pays, for each token of them."""
+    long = step_cell(batch=1, rows=32, milliseconds=22.0).model_copy(update={"context": 2048})
+    limits = limits_of(FLAT, long_context=[long])
+    by_context = {context: limits.tokens(num_decodes=1, context=context) for context in (0, 256, 1152, 2048, 100_000)}
+    assert by_context == {0: 256, 256: 256, 1152: 96, 2048: 52, 100_000: 1}
+
+
+def test_a_long_context_that_costs_nothing_more_changes_nothing():
+    """Noise may measure it as the faster one."""
+    faster = step_cell(batch=1, rows=32, milliseconds=8.0).model_copy(update={"context": 2048})
+    assert beside(limits_of(FLAT, long_context=[faster]), context=2000) == [256] * 8
 
 
 def test_contended_cells_stand_with_their_fastest_sample_and_a_curve_never_falls():
@@ -41,16 +60,14 @@ def test_contended_cells_stand_with_their_fastest_sample_and_a_curve_never_falls
         step_cell(rows=9, milliseconds=20.0),
         step_cell(rows=17, steps=0, contended=3).model_copy(update={"seconds": 0.09}),
     ]
-    assert chunk_limits(cells, max_batch_size=1, prefill_chunk=64, delay_steps=2.0) == {1: 8}
+    limits = chunk_limits(profile(cells), prefill_chunk=64, delay_steps=2.0)
+    assert limits.tokens(num_decodes=1, context=0) == 8
 
 
 def test_without_a_profile_or_streams_there_is_no_limit():
     """One cell has no slope; and who has the engine alone gets whole chunks."""
-    nothing = chunk_limits(cells_of({1: 9.0}), max_batch_size=8, prefill_chunk=256, delay_steps=2.0)
-    assert nothing == {}
-    assert limit_beside(nothing, num_decodes=3, prefill_chunk=256) == 256
-    assert limit_beside({1: 8, 2: 9}, num_decodes=0, prefill_chunk=256) == 256
-    assert limit_beside({1: 8, 2: 9}, num_decodes=2, prefill_chunk=256) == 9
+    assert beside(limits_of({1: 9.0})) == [256] * 8
+    assert limits_of(STEEP).tokens(num_decodes=0, context=0) == 256
 
 
 @pytest.mark.parametrize(("delay_steps", "is_within"), [(2.0, True), (None, False)])

@@ -101,6 +101,23 @@ def test_a_profile_is_completed_by_later_starts(cache_dir):
     assert measure(runner, max_batch_size=4) == large
 
 
+@pytest.mark.parametrize(("max_model_len", "context"), [(256, None), (1500, 1024), (8192, 2048)])
+def test_a_prompts_chunk_is_timed_at_the_longest_context_that_the_model_has(cache_dir, max_model_len, context):
+    """Once, and kept: up to 2,048 tokens, and nothing for a model whose longest is the profile's own."""
+    runner = FakeRunner(max_model_len=max_model_len)
+    runner.allocate_kv(256)
+    shapes: list[StepBatch] = []
+    runner.before_forward = shapes.append
+
+    measured = measure(runner, kv_blocks=256)
+    longest = max(int(batch.positions[-1]) + 1 for batch in shapes)
+    shapes.clear()
+
+    assert [(cell.rows, cell.context) for cell in measured.long_context] == ([] if context is None else [(64, context)])
+    assert longest == (context or 256)
+    assert (measure(runner, kv_blocks=256), shapes) == (measured, [])
+
+
 def test_a_torn_profile_is_measured_again(cache_dir):
     """What can't be read is no error for the engine."""
     runner = FakeRunner()

@@ -256,13 +256,12 @@ class Engine:
         )
         if self.settings.prefill_delay_steps is not None:
             limits = chunk_limits(
-                self._profile.cells,
-                max_batch_size=self.settings.max_batch_size,
+                self._profile,
                 prefill_chunk=self.settings.prefill_chunk,
                 delay_steps=self.settings.prefill_delay_steps,
             )
             self._scheduler.limit_chunks(limits)
-            one, full = (limits.get(b, self.settings.prefill_chunk) for b in (1, self.settings.max_batch_size))
+            one, full = (limits.tokens(num_decodes=b, context=0) for b in (1, self.settings.max_batch_size))
             logger.info("a step carries %d prompt tokens beside one stream, %d beside a full batch", one, full)
 
     def _take_mail(self) -> bool:

@@ -14,11 +14,10 @@ queue and the free blocks only.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from bowsprit_engine.core.kv_cache import BLOCK_SIZE, BlockAllocator, num_blocks_for
-from bowsprit_engine.core.prefill_chunk import limit_beside
+from bowsprit_engine.core.prefill_chunk import ChunkLimits
 from bowsprit_engine.core.prefix_cache import PrefixCache
 from bowsprit_engine.core.sequence import LiveSequence
 
@@ -65,7 +64,7 @@ class Scheduler:
         self.prefixes = PrefixCache(self.blocks, model_digest=model_digest, is_on=has_prefix_cache)
         self._max_batch_size = max_batch_size
         self._prefill_chunk = prefill_chunk
-        self._chunk_limits: Mapping[int, int] = {}
+        self._chunk_limits: ChunkLimits | None = None
         self._waiting: deque[LiveSequence] = deque()
         self._running: list[LiveSequence] = []
 
@@ -89,8 +88,8 @@ class Scheduler:
     def has_work(self) -> bool:
         return bool(self._waiting or self._running)
 
-    def limit_chunks(self, limits: Mapping[int, int]) -> None:
-        """Beside running streams a step carries no more prompt tokens than `prefill_chunk.chunk_limits` says."""
+    def limit_chunks(self, limits: ChunkLimits) -> None:
+        """Beside running streams a step carries no more prompt tokens than these limits say."""
         self._chunk_limits = limits
 
     def add(self, sequence: LiveSequence) -> None:
@@ -118,8 +117,7 @@ class Scheduler:
             if not sequence.is_decoding:
                 self.prefixes.advance(sequence)
         decodes = tuple(sequence for sequence in self._running if sequence.is_decoding)
-        chunk = limit_beside(self._chunk_limits, num_decodes=len(decodes), prefill_chunk=self._prefill_chunk)
-        return StepPlan(decodes=decodes, prefills=self._prefills(chunk), preempted=preempted)
+        return StepPlan(decodes=decodes, prefills=self._prefills(self._chunk(len(decodes))), preempted=preempted)
 
     def reserve_drafts(self, sequence: LiveSequence, num_drafts: int) -> int:
         """Give blocks to as many of `num_drafts` drafts as free ones allow, never preempting; the number granted."""
@@ -160,6 +158,13 @@ class Scheduler:
             self._running.append(self._waiting.popleft())
             self.prefixes.begin(sequence)
             sequence.block_ids += self.blocks.allocate(sequence.num_missing_blocks)
+
+    def _chunk(self, num_decodes: int) -> int:
+        """Prompt tokens of this step, as if all were of the prompt that has come farthest."""
+        computed = [sequence.num_computed for sequence in self._running if not sequence.is_decoding]
+        if self._chunk_limits is None or not computed:
+            return self._prefill_chunk
+        return self._chunk_limits.tokens(num_decodes=num_decodes, context=max(computed))
 
     def _prefills(self, left: int) -> tuple[PrefillChunk, ...]:
         """Chunks of `left` tokens in all."""

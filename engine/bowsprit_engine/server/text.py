@@ -6,7 +6,7 @@ Decides how much of the text is certain. Refuses to know requests and responses.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 UNFINISHED = "\ufffd"
 WINDOW = 16  # tokens decoded again for each new one
@@ -27,8 +27,7 @@ def quick_decoder(tokenizer: Any) -> Decoder:
     """
     compiled = getattr(tokenizer, "backend_tokenizer", None)
     adds_nothing = compiled is not None and not tokenizer.clean_up_tokenization_spaces
-    decoder: Decoder = compiled if adds_nothing else tokenizer
-    return decoder
+    return cast("Decoder", compiled if adds_nothing else tokenizer)
 
 
 class Detokenizer:

@@ -30,6 +30,8 @@ SECONDS_BOUND = 4.0
 SAMPLES = 5
 MOST_CONTENDED = 10  # samples of one cell, after which the next one is tried
 CONTEXT = 256
+LONG_CONTEXT = 2048
+CHUNK_ROWS = 64  # of a prompt, timed at the long context
 DRAFTS_TIMED = (0, 4, 2, 1, 3, 6, 8, 12, 16, 24, 32)  # the first ones matter most, should the bound be reached
 
 
@@ -51,16 +53,30 @@ def load_or_measure(
     known = tuple(cell for cell in stored.cells if not _stands_in(cell)) if stored is not None else ()
     measured = {(cell.batch, cell.rows) for cell in known}
     missing = [shape for shape in dict.fromkeys(_grid(max_batch_size, draft_tokens_max)) if shape not in measured]
-    cells = tuple(_measure(runner, missing, kv_blocks=kv_blocks))
+    long_context = _long_context(runner, stored.long_context if stored is not None else (), kv_blocks=kv_blocks)
+    cells = tuple(_measure(runner, missing, kv_blocks=kv_blocks, context=CONTEXT))
     profile = Profile(
-        accelerator=runner.accelerator, model_digest=model_digest, dtype=runner.dtype, cells=known + cells
+        accelerator=runner.accelerator,
+        model_digest=model_digest,
+        dtype=runner.dtype,
+        cells=known + cells,
+        long_context=long_context,
     )
-    if cells:
+    if cells or long_context != (stored.long_context if stored is not None else ()):
         _write(path, profile)
     logger.info(
         "profiled %d step shapes, %d were known, %d left out", len(cells), len(known), len(missing) - len(cells)
     )
     return profile
+
+
+def _long_context(runner: Runner, known: tuple[StepCell, ...], *, kv_blocks: int) -> tuple[StepCell, ...]:
+    """A chunk of a prompt at the longest context up to LONG_CONTEXT; nothing for models that have no long one."""
+    longest = min(LONG_CONTEXT, runner.config.max_model_len, kv_blocks * BLOCK_SIZE)
+    context = 1 << (longest.bit_length() - 1)
+    if context <= CONTEXT or any(cell.context >= context and not _stands_in(cell) for cell in known):
+        return known
+    return tuple(_measure(runner, [(1, CHUNK_ROWS)], kv_blocks=kv_blocks, context=context))
 
 
 def _grid(max_batch_size: int, draft_tokens_max: int) -> Iterator[tuple[int, int]]:
@@ -72,10 +88,10 @@ def _grid(max_batch_size: int, draft_tokens_max: int) -> Iterator[tuple[int, int
             yield batch, rows_bucket(batch * (1 + k))
 
 
-def _measure(runner: Runner, grid: list[tuple[int, int]], *, kv_blocks: int) -> Iterator[StepCell]:
+def _measure(runner: Runner, grid: list[tuple[int, int]], *, kv_blocks: int, context: int) -> Iterator[StepCell]:
     deadline = time.perf_counter() + SECONDS_BOUND
     for batch, rows in grid:
-        step = _step_batch(runner, batch=batch, rows=rows, kv_blocks=kv_blocks)
+        step = _step_batch(runner, batch=batch, rows=rows, kv_blocks=kv_blocks, context=context)
         if time.perf_counter() > deadline:
             return
         _timed(runner, step)
@@ -88,7 +104,7 @@ def _measure(runner: Runner, grid: list[tuple[int, int]], *, kv_blocks: int) -> 
             yield StepCell(
                 batch=batch,
                 rows=rows,
-                context=context_bucket(CONTEXT),
+                context=context_bucket(context),
                 steps=len(quiet),
                 seconds=statistics.median(quiet) * len(quiet) if quiet else min(contended),
                 tokens=batch * len(quiet),
@@ -109,18 +125,18 @@ def _timed(runner: Runner, step: StepBatch) -> tuple[float, bool]:
     return time.perf_counter() - begin, forward.is_contended
 
 
-def _step_batch(runner: Runner, *, batch: int, rows: int, kv_blocks: int) -> StepBatch:
-    """`rows` rows of `batch` sequences at the profile's context. Sequences share blocks: only the time matters."""
+def _step_batch(runner: Runner, *, batch: int, rows: int, kv_blocks: int, context: int) -> StepBatch:
+    """`rows` rows of `batch` sequences, the last at `context`. Sequences share blocks: only the time matters."""
     device = runner.final_norm_weight().device
     lengths = [rows // batch + (index < rows % batch) for index in range(batch)]
     longest = max(lengths)
-    context = max(0, min(CONTEXT, runner.config.max_model_len, kv_blocks * BLOCK_SIZE) - longest)
-    num_blocks = -(-(context + longest) // BLOCK_SIZE)
+    computed = max(0, min(context, runner.config.max_model_len, kv_blocks * BLOCK_SIZE) - longest)
+    num_blocks = -(-(computed + longest) // BLOCK_SIZE)
     table = torch.arange(num_blocks, dtype=torch.int32, device=device)
     return StepBatch(
         token_ids=torch.ones(rows, dtype=torch.int64, device=device),
         positions=torch.tensor(
-            [context + i for length in lengths for i in range(length)], dtype=torch.int32, device=device
+            [computed + i for length in lengths for i in range(length)], dtype=torch.int32, device=device
         ),
         row_sequences=torch.repeat_interleave(
             torch.arange(batch, dtype=torch.int32, device=device), torch.tensor(lengths, device=device)
