@@ -28,6 +28,7 @@ from bowsprit_operator.watch import Watcher
 from bowsprit_operator.work_queue import WorkQueue
 from bowsprit_operator.world.cluster import Cluster, ClusterError, connect
 from bowsprit_operator.world.engines import Engines
+from bowsprit_operator.world.events import Events
 
 _STALE_WATCH_FACTOR = 3
 
@@ -85,14 +86,15 @@ class Operator:
     async def _act(self) -> None:
         """A term of leading, from nothing but what is stored."""
         settings, cluster, summaries = self._settings, self._cluster, Summaries()
-        reconciler = Reconciler(cluster, settings, summaries, self._metrics)
+        events = Events(cluster, instance=settings.identity)
+        reconciler = Reconciler(cluster, events, settings, summaries, self._metrics)
         async with AsyncExitStack() as stack:
             engines = Engines(token_file=settings.engine_token_file, timeout_seconds=settings.engine_timeout_seconds)
             stack.push_async_callback(engines.aclose)
             control = ControlLoop(cluster, engines, settings, summaries)
             stack.push_async_callback(control.aclose)
             platform, models = await self._answered(reconciler.platform), await self._answered(self._all_models)
-            learning = LearningLoop(cluster, engines, settings, summaries, platform)
+            learning = LearningLoop(cluster, engines, events, settings, summaries, platform)
             ticker = Ticker((control, learning), cluster, summaries, self._metrics, self._queue.add)
             for model in models:
                 self._queue.add(ObjectKey(namespace=model.namespace, name=model.name))

@@ -27,6 +27,7 @@ from bowsprit_operator.summaries import ModelKey, Summaries
 from bowsprit_operator.training_run import TrainingRuns
 from bowsprit_operator.world.cluster import Cluster, ClusterError
 from bowsprit_operator.world.engines import Engines
+from bowsprit_operator.world.events import Events
 from bowsprit_policy import learning
 from bowsprit_policy.decision import Decision, TableReason
 
@@ -51,11 +52,17 @@ class LearningLoop:
     """Call `tick` while leading, after the control loop's. A new term of leading takes a new one."""
 
     def __init__(
-        self, cluster: Cluster, engines: Engines, settings: OperatorSettings, summaries: Summaries, platform: Platform
+        self,
+        cluster: Cluster,
+        engines: Engines,
+        events: Events,
+        settings: OperatorSettings,
+        summaries: Summaries,
+        platform: Platform,
     ) -> None:
         self._cluster = cluster
         self._summaries = summaries
-        self._runs = TrainingRuns(cluster, engines, settings, platform)
+        self._runs = TrainingRuns(cluster, engines, events, settings, platform)
         self._states: dict[ModelKey, learning.LearningState] = {}
 
     async def tick(self, now: float) -> None:

@@ -1,6 +1,7 @@
 """Path 1: a resource. Read what is there, plan one safe step, carry it out, write the status.
 
-The only writer of SpeculativeModel.status, and nothing here writes its spec or labels. Decides when to look again;
+The only writer of SpeculativeModel.status, and nothing here writes its spec or labels; what a new status tells goes out
+as Events. Decides when to look again;
 what to do is decided in serving/. Any error but a refusal is raised: the work queue tries again.
 """
 
@@ -22,13 +23,14 @@ from bowsprit_operator.resources.speculative_model import SpeculativeModel, Spec
 from bowsprit_operator.resources.speculator_revision import SpeculatorRevision
 from bowsprit_operator.resources.speculator_training import SpeculatorTraining
 from bowsprit_operator.resources.workloads import Pod
-from bowsprit_operator.serving import status
+from bowsprit_operator.serving import happenings, status
 from bowsprit_operator.serving.observed import Observed
 from bowsprit_operator.serving.plan import Blocked, Plan, child_names, next_step
 from bowsprit_operator.serving.platform import Platform
 from bowsprit_operator.settings import OperatorSettings
 from bowsprit_operator.summaries import ModelKey, Summaries
 from bowsprit_operator.world.cluster import Cluster, RefusedError
+from bowsprit_operator.world.events import Events
 
 _KEYS_FRESH_SECONDS = 300.0  # the cluster's signing keys are read again after this
 
@@ -48,9 +50,15 @@ class Reconciler:
     """One pass per call, for one model."""
 
     def __init__(
-        self, cluster: Cluster, settings: OperatorSettings, summaries: Summaries, metrics: OperatorMetrics
+        self,
+        cluster: Cluster,
+        events: Events,
+        settings: OperatorSettings,
+        summaries: Summaries,
+        metrics: OperatorMetrics,
     ) -> None:
         self._cluster = cluster
+        self._events = events
         self._settings = settings
         self._summaries = summaries
         self._metrics = metrics
@@ -138,6 +146,8 @@ class Reconciler:
         wanted = status.compose(observed, plan, platform, summary, now=datetime.now(UTC), figures_are_due=is_due)
         if await self._cluster.apply_status(model, wanted):
             self._count_decisions(model.status, wanted)
+            for happening in happenings.of_change(model.status, wanted):
+                await self._events.record(model, happening)
             if wanted.speculation != model.status.speculation:
                 self._figures_at[key] = time.monotonic()
 

@@ -13,6 +13,7 @@ from bowsprit_operator import fleet
 from bowsprit_operator.learning import job, outcome, runs, verdict
 from bowsprit_operator.resources import labels, names
 from bowsprit_operator.resources.conditions import Condition, ConditionStatus, Finding, TrainingCondition, merge
+from bowsprit_operator.resources.happenings import FaultEvent, Happening
 from bowsprit_operator.resources.kinds import DEPLOYMENT, JOB, SPECULATOR_REVISION
 from bowsprit_operator.resources.speculative_model import SpeculativeModel
 from bowsprit_operator.resources.speculator_revision import SpeculatorRevision, SpeculatorRevisionStatus
@@ -28,6 +29,7 @@ from bowsprit_operator.serving.platform import Platform
 from bowsprit_operator.settings import OperatorSettings
 from bowsprit_operator.world.cluster import Cluster, ConflictError, RefusedError
 from bowsprit_operator.world.engines import EngineCallError, Engines
+from bowsprit_operator.world.events import Events
 from bowsprit_policy import gate
 from bowsprit_policy.decision import Decision
 from bowsprit_policy.gate import GateInputs
@@ -54,8 +56,11 @@ class _Run:
 class TrainingRuns:
     """Carries runs on, one write after the other."""
 
-    def __init__(self, cluster: Cluster, engines: Engines, settings: OperatorSettings, platform: Platform) -> None:
+    def __init__(
+        self, cluster: Cluster, engines: Engines, events: Events, settings: OperatorSettings, platform: Platform
+    ) -> None:
         self._cluster = cluster
+        self._events = events
         self._engines = engines
         self._settings = settings
         self._platform = platform
@@ -176,6 +181,13 @@ class TrainingRuns:
             }
         )
         await self._write(run, status)
+        failed = Happening(
+            reason=FaultEvent.TRAINING_FAILED,
+            action=reason,
+            note=f"{run.training.name}: {reason}: {told}",
+            is_warning=True,
+        )
+        await self._events.record(run.model, failed, related=run.training)
 
     async def _conclude(self, run: _Run, result: TrainingResult, *, revision: str) -> tuple[Decision, ...]:
         """Revision, then its conditions, then the run's end: cut short anywhere, the same is done again."""

@@ -6,7 +6,7 @@ import pytest
 
 from bowsprit_operator.resources import conditions
 from bowsprit_operator.resources.conditions import Condition
-from bowsprit_operator.resources.kinds import JOB, SPECULATOR_REVISION, SPECULATOR_TRAINING
+from bowsprit_operator.resources.kinds import EVENT, JOB, SPECULATOR_REVISION, SPECULATOR_TRAINING
 from bowsprit_operator.resources.workloads import Job
 from bowsprit_policy import wire
 from builders import training_result
@@ -154,7 +154,7 @@ async def test_a_failed_run_says_why_and_leaves_the_incumbent(
 
 
 async def test_a_killed_pod_fails_its_run(world: World) -> None:
-    """The Job never retries: a run whose pod was deleted is over, and says so."""
+    """The Job never retries: a run whose pod was deleted is over, and says so, in the model's Events too."""
     await world.model(training={"drafter": "head", "mode": "Manual"})
     await world.engine()
     await by_hand(world, "mine")
@@ -164,6 +164,12 @@ async def test_a_killed_pod_fails_its_run(world: World) -> None:
     await finished(world, "mine")
     training = await world.training("mine")
     assert said(training.status.conditions, "Failed") == ("True", "PodLost")
+    told = [
+        (event["type"], event["reason"], event["action"], event["regarding"]["name"], event["related"]["name"])
+        for event in await world.cluster.list(EVENT, world.namespace)
+        if event["regarding"]["kind"] == "SpeculativeModel"
+    ]
+    assert told == [("Warning", "TrainingFailed", "PodLost", "smollm2", "mine")]
 
 
 async def test_progress_of_the_pod_is_in_the_training(world: World) -> None:

@@ -30,6 +30,7 @@ from bowsprit_operator.settings import OperatorSettings
 from bowsprit_operator.summaries import ModelSummary, Summaries
 from bowsprit_operator.world.cluster import Cluster
 from bowsprit_operator.world.engines import Engines
+from bowsprit_operator.world.events import Events
 from loops.fake_engine import FakeEngine
 
 WAIT_SECONDS = 20.0
@@ -81,7 +82,8 @@ class World:
         )
         self.summaries = Summaries()
         self.control = ControlLoop(self.cluster, engines, settings, self.summaries)
-        self.learning = LearningLoop(self.cluster, engines, settings, self.summaries, platform)
+        events = Events(self.cluster, instance="test")
+        self.learning = LearningLoop(self.cluster, engines, events, settings, self.summaries, platform)
         self.stack.push_async_callback(engines.aclose)
         self.stack.push_async_callback(self.control.aclose)
 

@@ -37,4 +37,5 @@ DEPLOYMENT = Kind(group="apps", version="v1", kind="Deployment", plural="deploym
 JOB = Kind(group="batch", version="v1", kind="Job", plural="jobs")
 POD_DISRUPTION_BUDGET = Kind(group="policy", version="v1", kind="PodDisruptionBudget", plural="poddisruptionbudgets")
 NETWORK_POLICY = Kind(group="networking.k8s.io", version="v1", kind="NetworkPolicy", plural="networkpolicies")
+EVENT = Kind(group="events.k8s.io", version="v1", kind="Event", plural="events")
 LEASE = Kind(group="coordination.k8s.io", version="v1", kind="Lease", plural="leases")
