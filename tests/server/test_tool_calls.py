@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import itertools
 import json
+import sys
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bowsprit_engine.server import tool_calls
 from bowsprit_engine.server.tool_calls import CallArguments, CallBegins, CallReader, Event, Text
 from bowsprit_engine.server.tools import FORMATS
 
@@ -64,6 +66,25 @@ CASES = {
         '{"parameters": {"a": "\\ud83d"}, "name": "get"}',
         "",
         [("get", {"a": "\ud83d"})],
+    ),
+    "llama, with its type": (
+        "llama3_json",
+        '{"type": "function", "name": "get", "id": [1, "}"], "parameters": {"a": 1}}',
+        "",
+        [("get", {"a": 1})],
+    ),
+    "llama, an escaped name": ("llama3_json", '{"n\\u0061me": "g\\u0065t", "parameters": {}}', "", [("get", {})]),
+    "llama, an escape that there isn't": (
+        "llama3_json",
+        '{"name": "g\\x65t", "parameters": {}}',
+        '{"name": "g\\x65t", "parameters": {}}',
+        [],
+    ),
+    "llama, not JSON": (
+        "llama3_json",
+        '{"parameters": {"a" 1}, "name": "get"}',
+        '{"parameters": {"a" 1}, "name": "get"}',
+        [],
     ),
     "llama, other JSON": ("llama3_json", '{"answer": 42} and {}', '{"answer": 42} and {}', []),
 }
@@ -142,3 +163,83 @@ def test_an_answer_cut_off_within_its_arguments_keeps_what_came() -> None:
     events = read("smollm2", ['<tool_call>[{"name": "get", "arguments": {}}, {"name": "put", "arguments": {"a": "b'])
     assert events[-1] == CallArguments(1, '{"a": "b')
     assert [event.name for event in events if isinstance(event, CallBegins)] == ["get", "put"]
+
+
+LONG = {
+    "an answer in JSON": ("llama3_json", '{"answer": "', "word } ", '"}'),
+    "a call with a name that never ends": ("llama3_json", '{"name": "', "get", ""),
+    "a call whose name comes last": ("llama3_json", '{"parameters": {"a": "', "w } ", '"}, "name": "get"}'),
+    "no call after all": ("hermes", '<tool_call>{"arguments": {"a": "', "w } ", '"}, "name": "rm"}'),
+    "no JSON after all": ("hermes", '<tool_call>{"arguments": {a ', "{} ", '}, "name": "get"}'),
+    "a call": ("hermes", '<tool_call>{"name": "get", "arguments": {"a": "', "w } ", '"}}'),
+    "blanks": ("hermes", "a", "\n ", "b"),
+    "blanks before a call": ("hermes", "<tool_call>", " \n", '{"name": "get"'),
+    "brackets": ("smollm2", "<tool_call>", "[", "x"),
+    "beginnings of a marker": ("hermes", "", "<tool", ""),
+    "blocks that are none": ("hermes", "", '<tool_call>{"arguments": {', ""),
+}
+
+
+def work_of(case: str, num_repeated: int, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Python's calls, and characters that the C functions of it see, while a text is read letter by letter."""
+    form, begin, repeated, end = LONG[case]
+    work = 0
+
+    def count(_: object, event: str, __: object) -> None:
+        nonlocal work
+        work += event == "call"
+
+    class Counted:
+        """`json`, with the characters counted that it reads."""
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(json, name)
+
+        def loads(self, text: str) -> object:
+            nonlocal work
+            work += len(text)
+            return json.loads(text)
+
+    reader = CallReader(FORMATS[form], names=NAMES)
+    with monkeypatch.context() as patch:
+        patch.setattr(tool_calls, "json", Counted())
+        sys.setprofile(count)
+        for letter in begin + repeated * num_repeated + end:
+            reader.push(letter)
+            work += len(reader._rest)  # what every state looks at
+        reader.flush()
+        sys.setprofile(None)
+    return work
+
+
+@pytest.mark.parametrize("case", LONG)
+def test_the_work_for_an_answer_is_proportional_to_its_length(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever it looks like: four times the text is four times the work."""
+    short, long = (work_of(case, number, monkeypatch) for number in (100, 400))
+    assert long < 5 * short
+
+
+@pytest.mark.parametrize(
+    ("written", "num_needed"),
+    [
+        ('{"answer": 42}', len('{"an')),  # arguments begin with an a
+        ('{"name": "weather", "parameters": {}}', len('{"name": "w')),
+        ('{"name": "gets", "parameters": {}}', len('{"name": "gets')),
+        ('{"name": ["get"]}', len('{"name": [')),
+        ('{"parameters": [1]}', len('{"parameters": [')),
+        ("{'name'}", len("{'")),
+        ('{"name" "get"}', len('{"name" "')),
+        ('{"type": "object", "properties": {}}', len('{"type": "object", "pr')),
+        ('{"name": "ge', None),
+        ('{"type": "function", "name": "get", "parameters": ', None),
+    ],
+)
+def test_what_cannot_be_a_call_is_shown_with_the_first_letter_that_tells(written: str, num_needed: int | None) -> None:
+    """Not a letter later: an answer in JSON streams as any other."""
+    reader = CallReader(FORMATS["llama3_json"], names=NAMES)
+    shown, when = "", None
+    for number, letter in enumerate(written, start=1):
+        shown += "".join(event.text for event in reader.push(letter) if isinstance(event, Text))
+        when = number if shown and when is None else when
+    assert when == num_needed
+    assert num_needed is None or shown == written

@@ -7,14 +7,13 @@ to know JSON shapes of answers and where the text comes from.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 
+from bowsprit_engine.server.call_syntax import ARGUMENTS_KEYS, Balance, Head, Outcome
 from bowsprit_engine.server.text import overlap
 from bowsprit_engine.server.tools import ToolFormat
 
-_HEAD = re.compile(r'\{\s*"name"\s*:\s*("(?:[^"\\]|\\.)*")\s*,\s*"(?:arguments|parameters)"\s*:\s*(?=\{)')
 _BETWEEN = " \t\r\n[],;"
 
 
@@ -51,9 +50,11 @@ class CallReader:
         self._names = names
         self._closing = form.closing.strip("\n]")
         self._rest = ""  # not read yet
-        self._block = ""  # of a block that has had no call: text again if it never has one
-        self._blanks = ""  # held back: text, if more text follows
-        self._arguments = _Balance()
+        self._block: list[str] = []  # of a block that has had no call: text again if it never has one
+        self._object: list[str] = []  # that may be a call
+        self._blanks: list[str] = []  # held back: text, if more text follows
+        self._reading = Head(names)
+        self._arguments = Balance()
         self._state: Callable[[], Iterator[Event] | None] = self._text if form.marker else self._first
 
     def push(self, text: str) -> list[Event]:
@@ -65,11 +66,12 @@ class CallReader:
         """What is left when no text follows: a call that wasn't finished stays as far as it came."""
         events = list(self._read())
         is_text = self._state in (self._text, self._only_text) or self.num_calls == 0
-        left = self._block + self._rest if is_text else ""
-        self._rest = self._block = ""
+        left = "".join([*self._block, *self._object, self._rest]) if is_text else ""
         events += self._shown(left)
-        if self._blanks and not self.num_calls:
-            events.append(Text(self._blanks))
+        blanks = "".join(self._blanks)
+        if blanks and not self.num_calls:
+            events.append(Text(blanks))
+        self._rest, self._block, self._object, self._blanks = "", [], [], []
         return events
 
     def _read(self) -> Iterator[Event]:
@@ -94,47 +96,42 @@ class CallReader:
         if at < 0:
             return self._take(len(self._rest) - overlap(self._rest, marker))
         before, self._rest = self._rest[:at], self._rest[at + len(marker) :]
-        self._block = marker
+        self._block = [marker]
         self._state = self._between_calls
         return self._shown(before)
 
     def _between_calls(self) -> Iterator[Event] | None:
         rest = self._rest.lstrip(_BETWEEN)
-        closing = self._closing
+        self._block.append(self._rest[: len(self._rest) - len(rest)])
+        self._rest, closing = rest, self._closing
         if closing and rest.startswith(closing):
-            self._rest, self._block = rest[len(closing) :], ""
+            self._rest, self._block = rest[len(closing) :], []
             self._state = self._text
         elif rest.startswith("{"):
-            self._block += self._rest[: len(self._rest) - len(rest)]
-            self._rest, self._state = rest, self._head
+            self._object, self._reading, self._state = [], Head(self._names), self._head
         elif not rest or (closing and closing.startswith(rest)):
             return None
         else:
-            self._state = self._text if self._form.marker else self._only_text
-            return self._give_up("")
+            return self._give_up()
         return iter(())
 
     def _head(self) -> Iterator[Event] | None:
-        match = _HEAD.match(self._rest)
-        name = None if match is None else _string(match[1])
-        if match is not None and name in self._names:
-            self._rest, self._state, self._arguments = self._rest[match.end() :], self._inside_arguments, _Balance()
-            return self._begin(str(name))
-        if "}" not in self._rest:
+        if not self._rest:
             return None
-        try:
-            call, end = json.JSONDecoder().raw_decode(self._rest)
-        except (ValueError, RecursionError):
+        found = self._reading.read(self._rest)
+        num_read = len(self._rest) if found is None else found.num_read
+        self._object.append(self._rest[:num_read])
+        self._rest = self._rest[num_read:]
+        if found is None:
             return None
-        text, self._rest = self._rest[:end], self._rest[end:]
-        arguments = call.get("arguments", call.get("parameters"))
-        name = call.get("name")
-        if isinstance(name, str) and name in self._names and isinstance(arguments, dict):  # in another order than usual
-            self._state = self._between_calls
-            # escaped: text may hold half of a surrogate pair, which no stream can carry
-            return self._whole(name, json.dumps(arguments))
-        self._state = self._text if self._form.marker else self._only_text
-        return self._give_up(text)
+        if found.outcome is Outcome.ARGUMENTS and self._reading.name is not None:
+            self._state, self._arguments = self._inside_arguments, Balance()
+            return self._begin(self._reading.name)
+        call = _call_in("".join(self._object)) if found.outcome is Outcome.END else None
+        if call is None or call.name not in self._names:
+            return self._give_up()
+        self._state = self._between_calls
+        return self._whole(call)
 
     def _inside_arguments(self) -> Iterator[Event] | None:
         if not self._rest:
@@ -147,26 +144,28 @@ class CallReader:
         return iter((CallArguments(self.num_calls - 1, text),))
 
     def _after_arguments(self) -> Iterator[Event] | None:
-        rest = self._rest.lstrip()
-        if not rest:
+        self._rest = self._rest.lstrip()
+        if not self._rest:
             return None
-        self._rest = rest.removeprefix("}")
+        self._rest = self._rest.removeprefix("}")
         self._state = self._between_calls
         return iter(())
 
     def _begin(self, name: str) -> Iterator[Event]:
-        self._block = self._blanks = ""
+        self._block, self._object, self._blanks = [], [], []
         self.num_calls += 1
         yield CallBegins(self.num_calls - 1, name)
 
-    def _whole(self, name: str, arguments: str) -> Iterator[Event]:
-        yield from self._begin(name)
-        yield CallArguments(self.num_calls - 1, arguments)
+    def _whole(self, call: _Call) -> Iterator[Event]:
+        yield from self._begin(call.name)
+        yield CallArguments(self.num_calls - 1, call.arguments)
 
-    def _give_up(self, text: str) -> Iterator[Event]:
+    def _give_up(self) -> Iterator[Event]:
         """It was no call: all of it is text."""
-        block, self._block = self._block, ""
-        return self._shown(block + text)
+        self._state = self._text if self._form.marker else self._only_text
+        text = "".join([*self._block, *self._object])
+        self._block, self._object = [], []
+        return self._shown(text)
 
     def _take(self, length: int) -> Iterator[Event] | None:
         if length == 0:
@@ -175,42 +174,30 @@ class CallReader:
         return self._shown(text)
 
     def _shown(self, text: str) -> Iterator[Event]:
-        text = self._blanks + text
         shown = text.rstrip()
-        self._blanks = text[len(shown) :]
-        if shown:
-            yield Text(shown)
+        blanks = text[len(shown) :]
+        if not shown:
+            self._blanks.append(blanks)
+            return
+        before, self._blanks = "".join(self._blanks), [blanks]
+        yield Text(before + shown)
 
 
-def _string(quoted: str) -> str | None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Call:
+    name: str
+    arguments: str  # as JSON
+
+
+def _call_in(text: str) -> _Call | None:
+    """A call whose arguments come before its name; None for any other object, and for what is no JSON."""
     try:
-        return str(json.loads(quoted))
-    except ValueError:  # an escape that JSON doesn't have
+        call = json.loads(text)
+    except (ValueError, RecursionError):
         return None
-
-
-class _Balance:
-    """Where a JSON object ends, character by character."""
-
-    def __init__(self) -> None:
-        self._depth = 0
-        self._in_string = False
-        self._is_escaped = False
-
-    def end_in(self, text: str) -> int | None:
-        """Index behind the closing brace; None while it is still open."""
-        for index, character in enumerate(text):
-            if self._is_escaped:
-                self._is_escaped = False
-            elif self._in_string:
-                self._is_escaped = character == "\\"
-                self._in_string = character != '"'
-            elif character == '"':
-                self._in_string = True
-            elif character in "{[":
-                self._depth += 1
-            elif character in "}]":
-                self._depth -= 1
-                if self._depth == 0:
-                    return index + 1
+    name = call.get("name")
+    arguments = next((call[key] for key in ARGUMENTS_KEYS if key in call), None)
+    if not isinstance(name, str) or not isinstance(arguments, dict):
         return None
+    # escaped: text may hold half of a surrogate pair, which no stream can carry
+    return _Call(name=name, arguments=json.dumps(arguments))
