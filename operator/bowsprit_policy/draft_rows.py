@@ -13,6 +13,7 @@ from collections.abc import Sequence
 MAX_EXACT_TOKENS = 40
 _DEVIATIONS = tuple(z / 2 for z in range(-6, 7))
 _DENSITIES = tuple(math.exp(-z * z / 2) for z in _DEVIATIONS)
+_NORMAL = tuple((z, density / sum(_DENSITIES)) for z, density in zip(_DEVIATIONS, _DENSITIES, strict=True))
 _NEGLIGIBLE = 1e-6
 
 
@@ -26,9 +27,9 @@ def spread(lengths: Sequence[float], *, batch: int) -> list[tuple[int, float]]:
     variance = sum(n * n * share for n, share in enumerate(lengths)) - mean * mean
     deviation = math.sqrt(max(0.0, batch * variance))
     shares: dict[int, float] = {}
-    for z, density in zip(_DEVIATIONS, _DENSITIES, strict=True):
+    for z, share in _NORMAL:
         n = min(most, max(0, round(batch * mean + z * deviation)))
-        shares[n] = shares.get(n, 0.0) + density / sum(_DENSITIES)
+        shares[n] = shares.get(n, 0.0) + share
     return list(shares.items())
 
 

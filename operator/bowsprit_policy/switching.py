@@ -18,7 +18,8 @@ from bowsprit_policy.step_times import StepTimes
 MIN_GAIN = 0.02
 MIN_STANDARD_ERRORS = 2.0
 # Up to here every combination of caps is priced; a larger pool is swept one drafter at a time, each over all its caps.
-MAX_COMBINATIONS = 4096
+MAX_COMBINATIONS = 512
+NUM_STARTS = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,10 +77,12 @@ def _moved(estimate: Estimate) -> float:
 
 
 def _swept(pool: Pool, choices: Sequence[Sequence[int]], *, batch: int, times: StepTimes) -> set[Caps]:
-    """All that was priced in sweeps over one drafter at a time, from all-off and from all-most, until nothing moves."""
+    """All that was priced in sweeps over one drafter at a time, from equal caps of several sizes, until nothing moves."""
     priced: set[Caps] = set()
-    for start in (tuple(options[0] for options in choices), tuple(options[-1] for options in choices)):
-        best = start
+    longest = max(len(options) for options in choices)
+    for step in range(NUM_STARTS):
+        at = step * (longest - 1) // (NUM_STARTS - 1)
+        best = tuple(options[min(at, len(options) - 1)] for options in choices)
         for _ in range(4):
             before = best
             for i, options in enumerate(choices):
