@@ -77,7 +77,7 @@ def _moved(estimate: Estimate) -> float:
 
 
 def _swept(pool: Pool, choices: Sequence[Sequence[int]], *, batch: int, times: StepTimes) -> set[Caps]:
-    """All that was priced in sweeps over one drafter at a time, from equal caps of several sizes, until nothing moves."""
+    """All that was priced in sweeps over one drafter at a time, from several equal caps, until nothing moves."""
     priced: set[Caps] = set()
     longest = max(len(options) for options in choices)
     for step in range(NUM_STARTS):
