@@ -87,4 +87,5 @@ def _what_status_shows(summary: ModelSummary) -> object:
         summary.learning_reason,
         summary.model_digest,
         tuple((pod.uid, pod.failure, tuple((d.name, d.state) for d in pod.drafters)) for pod in summary.pods),
+        tuple((lowered.name, lowered.batches) for pod in summary.pods for lowered in pod.lowered),
     )

@@ -73,10 +73,15 @@ class PolicyTable(WireModel):
 
 
 class LoweredDrafter(WireModel):
-    """A drafter that the engine holds below the table, and why (the engine never raises K above the table)."""
+    """A drafter that the engine holds below the table, and why (the engine never raises K above the table).
+
+    `batches`: the batch buckets in which it does, each as its upper bound; an engine of the previous version names them
+    in `message` only.
+    """
 
     name: str
     draft_tokens: int
+    batches: tuple[int, ...] = ()
     reason: str
     message: str
 

@@ -15,7 +15,7 @@ from bowsprit_operator.serving.plan import Blocked, Plan, next_step
 from bowsprit_operator.summaries import ModelSummary, PodReport
 from bowsprit_policy.control import SpeculationSummary
 from bowsprit_policy.decision import Decision, DecisionKind
-from bowsprit_policy.wire import DrafterState, DrafterStats, DrafterType
+from bowsprit_policy.wire import DrafterState, DrafterStats, DrafterType, LoweredDrafter
 from serving.objects import PLATFORM, TRAINED, a_model, a_pod, a_policy, converged, with_status
 
 NOON = datetime(2026, 11, 24, 12, tzinfo=UTC)
@@ -186,6 +186,21 @@ def test_speculation_is_effective_when_it_is_measured_to_pay(
         status_,
         reason,
     )
+
+
+def test_speculation_effective_tells_at_which_batch_an_engine_holds_a_drafter() -> None:
+    """Below the table, by itself; an engine of the previous version doesn't say at which."""
+    says = {"name": "ngram", "draft_tokens": 0, "reason": "LowAcceptance", "message": "loses"}
+    pods = tuple(
+        PodReport(name=f"m-{n}", uid=str(n), lowered=(LoweredDrafter(**says, batches=batches),))  # type: ignore[arg-type]
+        for n, batches in enumerate([(4,), (4, 8), ()])
+    )
+    told = []
+    for seen in (pods, pods[2:]):
+        summary = ModelSummary(scraped_at=1.0, speculation=figures(), pods=seen)
+        told.append(found(compose(a_model(), summary=summary), ModelCondition.SPECULATION_EFFECTIVE)[2])
+    plain = "2.31x against measured steps without speculation, K=5; engines hold ngram at K=0"
+    assert told == [f"{plain} at batch 4, 8", plain]
 
 
 def test_a_broken_drafter_is_named_with_its_pod() -> None:

@@ -155,7 +155,8 @@ def test_a_drafter_that_loses_is_lowered_at_once_and_says_why():
     assert seen[0].by_drafter == {"ngram": 4}
     assert [caps.by_drafter for caps in seen[48:]] == [{}] * 12
     (lowered,) = policy.status().lowered
-    assert (lowered.name, lowered.draft_tokens, lowered.reason) == ("ngram", 0, "LowAcceptance")
+    assert (lowered.name, lowered.draft_tokens, lowered.batches) == ("ngram", 0, (1,))
+    assert lowered.reason == "LowAcceptance"
     assert lowered.message == "batch 1: 2.00 tokens per step in 3.00 times the time of a step without drafts"
 
 

@@ -219,13 +219,19 @@ class PolicyExecutor:
             self._publish_lowered()
 
     def _publish_lowered(self) -> None:
-        messages: dict[str, list[str]] = {}
-        for bucket in self._buckets.values():
+        messages: dict[str, dict[int, str]] = {}
+        for batch, bucket in sorted(self._buckets.items()):
             for name, message in bucket.lowered.items():
-                messages.setdefault(name, []).append(message)
+                messages.setdefault(name, {})[batch] = message
         self._lowered = tuple(
-            LoweredDrafter(name=name, draft_tokens=0, reason="LowAcceptance", message="; ".join(lines))
-            for name, lines in sorted(messages.items())
+            LoweredDrafter(
+                name=name,
+                draft_tokens=0,
+                batches=tuple(by_batch),
+                reason="LowAcceptance",
+                message="; ".join(by_batch.values()),
+            )
+            for name, by_batch in sorted(messages.items())
         )
 
     def _baseline_is_due(self, bucket: Bucket, *, batch: int, context: float) -> bool:

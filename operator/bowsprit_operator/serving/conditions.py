@@ -140,10 +140,25 @@ def _speculation_effective(situation: Situation) -> Finding:
     if figures is None or figures.speedup is None:
         message = "no steps without speculation were measured yet"
         return _finding(type_, UNKNOWN, ModelReason.NO_BASELINE_YET, message)
-    message = f"{figures.speedup}x against measured steps without speculation, K={figures.draft_tokens}"
+    message = (
+        f"{figures.speedup}x against measured steps without speculation, K={figures.draft_tokens}{_held(situation)}"
+    )
     if figures.draft_tokens and float(figures.speedup) > 1.0:
         return _finding(type_, TRUE, ModelReason.SPECULATION_PAYS, message)
     return _finding(type_, FALSE, ModelReason.SPECULATION_LOSES, message)
+
+
+def _held(situation: Situation) -> str:
+    """Drafters that engines hold below the table by themselves, and at which batches."""
+    batches: dict[str, set[int]] = {}
+    for pod in situation.summary.pods:
+        for lowered in pod.lowered:
+            batches.setdefault(lowered.name, set()).update(lowered.batches)
+    held = [
+        f"{name} at K=0" + (f" at batch {', '.join(map(str, sorted(found)))}" if found else "")
+        for name, found in sorted(batches.items())
+    ]
+    return f"; engines hold {' and '.join(held)}" if held else ""
 
 
 def _metrics_available(situation: Situation) -> Finding:
