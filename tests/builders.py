@@ -129,7 +129,12 @@ def profile(
 
 
 def comparison(
-    *, incumbent: float = 2.0, candidate: float = 2.4, half_width: float = 0.02, requests: int = 240
+    *,
+    incumbent: float = 2.0,
+    candidate: float = 2.4,
+    half_width: float = 0.02,
+    requests: int = 240,
+    per_position: tuple[float, ...] = (),
 ) -> Comparison:
     """Acceptance lengths with intervals of `half_width` on each side; the gain's is as wide, relatively."""
     gain = candidate / incumbent - 1.0
@@ -137,6 +142,7 @@ def comparison(
         incumbent=Interval(mean=incumbent, low=incumbent - half_width, high=incumbent + half_width, requests=requests),
         candidate=Interval(mean=candidate, low=candidate - half_width, high=candidate + half_width, requests=requests),
         gain=Interval(mean=gain, low=gain - half_width, high=gain + half_width, requests=requests),
+        per_position=per_position,
     )
 
 

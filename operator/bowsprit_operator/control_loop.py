@@ -20,6 +20,7 @@ from bowsprit_operator.resources import labels, names
 from bowsprit_operator.resources.draft_policy import DraftPolicy, DraftPolicyStatus, PodAcknowledgement
 from bowsprit_operator.resources.kinds import DRAFT_POLICY
 from bowsprit_operator.resources.speculative_model import DecisionEntry, SpeculativeModel
+from bowsprit_operator.resources.speculator_revision import SpeculatorRevision
 from bowsprit_operator.resources.workloads import Pod
 from bowsprit_operator.settings import OperatorSettings
 from bowsprit_operator.summaries import ModelKey, PodReport, Summaries
@@ -55,6 +56,7 @@ class ControlLoop:
         models = await self._cluster.read_all(SpeculativeModel)
         pods = await self._cluster.read_all(Pod, labels={labels.COMPONENT: labels.Component.ENGINE})
         policies = {(policy.namespace, policy.name): policy for policy in await self._cluster.read_all(DraftPolicy)}
+        revisions = await self._cluster.read_all(SpeculatorRevision)
         living = [model for model in models if model.metadata.deletion_timestamp is None]
         self._forget_all_except(living, pods)
         await asyncio.gather(
@@ -63,6 +65,7 @@ class ControlLoop:
                     model,
                     addresses=_addresses(model, pods),
                     stored=policies.get((model.namespace, names.draft_policy(model.name))),
+                    revisions=tuple(revision for revision in revisions if revision.namespace == model.namespace),
                     now=now,
                 )
                 for model in living
@@ -70,12 +73,18 @@ class ControlLoop:
         )
 
     async def _tick_model(
-        self, model: SpeculativeModel, *, addresses: tuple[PodAddress, ...], stored: DraftPolicy | None, now: float
+        self,
+        model: SpeculativeModel,
+        *,
+        addresses: tuple[PodAddress, ...],
+        stored: DraftPolicy | None,
+        revisions: tuple[SpeculatorRevision, ...],
+        now: float,
     ) -> None:
         key = key_of(model)
         try:
             scraped = await self._fleet.scrape(addresses)
-            step = self._decide(key, model, scraped, stored, now)
+            step = self._decide(key, model, scraped, stored, revisions, now)
             policy = await self._write(model, step, scraped, stored)
             acknowledged = await self._deliver(model, policy, scraped, now)
             self._report(key, scraped, step, acknowledged, now)
@@ -89,13 +98,15 @@ class ControlLoop:
         model: SpeculativeModel,
         scraped: tuple[ScrapedPod, ...],
         stored: DraftPolicy | None,
+        revisions: tuple[SpeculatorRevision, ...],
         now: float,
     ) -> control.ControlStep:
         state = self._states.get(key)
         if state is None:
             self._summaries.restore(key, tuple(_decision(entry) for entry in model.status.decisions))
             state = control.begin(table=(stored.spec.table or None) if stored is not None else None)
-        step = control.step(state, fleet.observation(scraped), control_settings(model), now)
+        settings = control_settings(model, evaluated=_evaluated(stored, revisions))
+        step = control.step(state, fleet.observation(scraped), settings, now)
         self._states[key] = step.state
         for decision in step.decisions:
             decision_log.info(decision.record)
@@ -187,17 +198,31 @@ def key_of(model: SpeculativeModel) -> ModelKey:
     return ModelKey(namespace=model.namespace, name=model.name, uid=model.metadata.uid or "")
 
 
-def control_settings(model: SpeculativeModel) -> ControlSettings:
-    """What the user set, as the policy takes it."""
+def control_settings(model: SpeculativeModel, *, evaluated: Mapping[str, tuple[float, ...]]) -> ControlSettings:
+    """What the user set, as the policy takes it. `evaluated`: match per position of what drafters should serve."""
     speculation = model.spec.speculation
     fixed = speculation.fixed_draft_tokens
     return ControlSettings(
-        drafters=tuple(DrafterSpec(name=drafter.name, type=drafter.type) for drafter in speculation.drafters),
+        drafters=tuple(
+            DrafterSpec(name=drafter.name, type=drafter.type, evaluated=evaluated.get(drafter.name, ()))
+            for drafter in speculation.drafters
+        ),
         mode=speculation.mode,
         min_draft_tokens=speculation.draft_tokens.min,
         max_draft_tokens=speculation.effective_draft_tokens_max,
         **({} if fixed is None else {"fixed_draft_tokens": fixed}),
     )
+
+
+def _evaluated(stored: DraftPolicy | None, revisions: Iterable[SpeculatorRevision]) -> dict[str, tuple[float, ...]]:
+    """By drafter, what was measured of the revision that it should serve, before it served."""
+    known = {revision.name: revision.spec.evaluation for revision in revisions}
+    found = {}
+    for entry in stored.spec.speculators if stored is not None else ():
+        evaluation = known.get(entry.revision)
+        if evaluation is not None:
+            found[entry.drafter] = evaluation.recent.per_position
+    return found
 
 
 def _addresses(model: SpeculativeModel, pods: Iterable[Pod]) -> tuple[PodAddress, ...]:

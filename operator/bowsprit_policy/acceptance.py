@@ -151,13 +151,16 @@ def recalled(history: Sequence[DrafterDelta]) -> tuple[AcceptanceState, ...]:
     return tuple(states)
 
 
-def estimate(state: AcceptanceState, *, max_draft_tokens: int) -> AcceptanceEstimate:
+def estimate(state: AcceptanceState, *, max_draft_tokens: int, evaluated: Sequence[float] = ()) -> AcceptanceEstimate:
     """Figures for positions 0..max-1, whether they were ever drafted or not.
 
     A position's figure leans on the geometric mean of its nearest drafted neighbours with the weight of
-    PRIOR_DRAFTS; as its own evidence fades it becomes that mean. Without any neighbour it leans on the type's prior.
+    PRIOR_DRAFTS; as its own evidence fades it becomes that mean. Without any neighbour it leans on what was `evaluated`
+    of the revision before it served, else on the type's prior.
     """
     prior = PRIORS[state.type]
+    believed = [*evaluated[:max_draft_tokens]] or [prior.match]
+    believed += [believed[-1]] * (max_draft_tokens - len(believed))
     share, begins = _share(state, prior)
     evidence = [
         (min(matched, reached), reached)
@@ -174,7 +177,7 @@ def estimate(state: AcceptanceState, *, max_draft_tokens: int) -> AcceptanceEsti
     positions = []
     for i in range(max_draft_tokens):
         matched, reached = evidence[i] if i < len(evidence) else (0.0, 0.0)
-        value = _lean(matched, reached, _neighbours_mean(alone, i, prior.match))
+        value = _lean(matched, reached, _neighbours_mean(alone, i, believed[i]))
         positions.append(Estimate(value=value, error=_error(value, reached)))
     return AcceptanceEstimate(
         name=state.name,

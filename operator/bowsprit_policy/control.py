@@ -177,6 +177,7 @@ def _views(settings: ControlSettings, seen: FleetStep) -> tuple[DrafterView, ...
                 type=spec.type,
                 state=best.state if best else DrafterState.EMPTY,
                 reason=best.reason if best else "no engine has it",
+                evaluated=spec.evaluated,
             )
         )
     return tuple(views)

@@ -238,7 +238,7 @@ def _pool(inputs: DraftLengthInputs, times: StepTimes) -> Pool:
     estimates, members = [], []
     for view in _admitted(inputs):
         state = known.get(view.name) or AcceptanceState(name=view.name, type=view.type, revision=None)
-        figures = estimate(state, max_draft_tokens=_limit(inputs))
+        figures = estimate(state, max_draft_tokens=_limit(inputs), evaluated=view.evaluated)
         estimates.append(figures)
         members.append(
             Member(

@@ -31,12 +31,13 @@ def standard_errors_needed(drafts: int) -> float:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DrafterView:
-    """A drafter of the spec as the pods report it: the best state that any of them has."""
+    """A drafter of the spec as the pods report it: the best state that any has. `evaluated`: as in DrafterSpec."""
 
     name: str
     type: DrafterType
     state: DrafterState
     reason: str = ""
+    evaluated: tuple[float, ...] = ()
 
     @property
     def is_admitted(self) -> bool:

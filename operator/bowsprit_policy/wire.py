@@ -223,12 +223,14 @@ class Interval(WireModel):
 class Comparison(WireModel):
     """Acceptance length (tokens per sequence-step, bonus included) of the pool without and with the candidate.
 
-    `gain` is the paired relative difference, candidate / incumbent - 1, with its confidence interval.
+    `gain` is the paired relative difference, candidate / incumbent - 1, with its confidence interval. `per_position`:
+    of the candidate's own drafts, asked at every step: matched over reached, by position.
     """
 
     incumbent: Interval
     candidate: Interval
     gain: Interval
+    per_position: tuple[float, ...] = ()
 
 
 class Evaluation(WireModel):

@@ -90,6 +90,16 @@ def test_before_any_traffic_the_stated_prior_holds() -> None:
     assert estimate(nothing, max_draft_tokens=3).share.value == 1.0
 
 
+def test_what_was_evaluated_of_a_revision_is_its_prior_until_it_has_drafted() -> None:
+    """Beyond the evaluated positions the last figure holds; live evidence outweighs it as it does any prior."""
+    nothing = AcceptanceState(name="head", type=DrafterType.HEAD, revision="1")
+    begun = estimate(nothing, max_draft_tokens=4, evaluated=(0.7, 0.6))
+    assert [round(position.value, 2) for position in begun.positions] == [0.7, 0.6, 0.6, 0.6]
+    live = update(nothing, did(proposed=990, reached=(990,), matched=(99,), revision="1"))
+    (first,) = estimate(live, max_draft_tokens=1, evaluated=(0.7, 0.6)).positions
+    assert first.value == pytest.approx((99 + 7) / 1000)
+
+
 def test_another_revision_of_a_drafter_begins_again() -> None:
     """The figures of the speculator before say nothing about the new one."""
     state = update(None, did(proposed=5000, reached=(5000,), matched=(500,), revision="head-1"))

@@ -12,7 +12,7 @@ from bowsprit_policy import control
 from bowsprit_policy.acceptance import estimate
 from bowsprit_policy.control import ControlState, ControlStep
 from bowsprit_policy.decision import TableReason
-from bowsprit_policy.observation import Observation, PodObservation, SpeculationMode
+from bowsprit_policy.observation import DrafterSpec, Observation, PodObservation, SpeculationMode
 from bowsprit_policy.table import caps_at, composed
 from bowsprit_policy.wire import DrafterState, DrafterType, TableRow
 from policy.simulated_service import SimulatedDrafter, SimulatedService, loop
@@ -163,6 +163,21 @@ def test_a_head_is_admitted_at_once_when_its_first_revision_is_loaded() -> None:
     trained = loop(service, 1, state=untrained[-1].state)
     assert caps(trained, 1)["head"] >= 1
     assert reasons(trained) == [TableReason.DRAFTER_ADMITTED]
+
+
+@pytest.mark.parametrize(("evaluated", "least", "most"), [((0.8,) * 8, 6, 8), ((0.02,) * 8, 0, 0)])
+def test_the_first_table_with_a_trained_head_rests_on_its_evaluation(
+    evaluated: tuple[float, ...], least: int, most: int
+) -> None:
+    """Before it has drafted once: a good one gets long drafts, a useless one none."""
+    service = SimulatedService(drafters=[head(0.5, state=DrafterState.EMPTY)], step_seconds=memory_bound)
+    untrained = loop(service, 3)[-1].state
+    service.drafters[0].state, service.drafters[0].revision = DrafterState.ACTIVE, "head-1"
+    observation = Observation(pods=(PodObservation(uid="pod-1", stats=service.stats(), profile=service.profile),))
+    spec = DrafterSpec(name="head", type=DrafterType.HEAD, evaluated=evaluated)
+    step = control.step(untrained, observation, service.settings(drafters=(spec,)), 1e6)
+    assert step.reason is TableReason.DRAFTER_ADMITTED
+    assert least <= caps([step], 1)["head"] <= most
 
 
 def silence(service: SimulatedService, state: ControlState, ticks: int) -> list[ControlStep]:

@@ -85,10 +85,11 @@ def test_the_capacity_of_drafts_follows_from_what_is_set(spec: dict[str, object]
 def test_an_evaluation_survives_the_way_into_a_revision_and_back() -> None:
     """Decimal strings of six digits lose nothing that a gate would see."""
     interval = wire.Interval(mean=2.3125, low=2.25, high=2.375, requests=240)
-    comparison = wire.Comparison(incumbent=interval, candidate=interval, gain=interval)
+    comparison = wire.Comparison(incumbent=interval, candidate=interval, gain=interval, per_position=(0.7125, 0.5))
     evaluation = wire.Evaluation(recent=comparison, base=comparison)
     written = RevisionEvaluation.of(evaluation).manifest()
     assert written["recent"]["candidate"] == {"mean": "2.3125", "low": "2.25", "high": "2.375", "requests": 240}
+    assert written["recent"]["perPosition"] == ["0.7125", "0.5"]
     assert RevisionEvaluation.model_validate(written).on_the_wire() == evaluation
 
 

@@ -13,6 +13,7 @@ from bowsprit_engine.training.evaluate import (
     Walk,
     acceptance_length,
     compare,
+    compare_pools,
     head_matches,
     ngram_matches,
     no_matches,
@@ -106,3 +107,12 @@ def test_a_real_answer_walks_to_its_end(runner: LearnableRunner) -> None:
     wild = FakeDrafter(name="head", draft=lambda context: [context.token_ids[-1]] * 3)
     matches = head_matches(wild, [states], draft_tokens=3)[0]
     assert walk(no_matches([states])[0], matches).tokens == 11
+
+
+def test_a_comparison_keeps_how_the_candidate_matched_at_each_position(runner: LearnableRunner) -> None:
+    """Of its own drafts at every step, whatever the pool would have asked it for."""
+    states = states_of(runner, recorded(runner, 1, length=12)[0])
+    repeating = FakeDrafter(name="head", draft=lambda context: [context.token_ids[-1]] * 3)
+    expected = per_position(head_matches(repeating, [states], draft_tokens=3), draft_tokens=3)
+    compared = compare_pools([states], None, repeating, draft_tokens=3)
+    assert compared.per_position == tuple(round(rate, 4) for rate in expected)

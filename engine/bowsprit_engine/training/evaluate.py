@@ -121,10 +121,12 @@ def compare_pools(
     for name, matches in (("n-gram", ngram), ("incumbent", before), ("candidate", after)):
         rates = " ".join(f"{rate:.0%}" for rate in per_position(matches, draft_tokens=draft_tokens))
         logger.info("%s: matched / reached by position %s", name, rates)
-    return compare(
+    compared = compare(
         [walk(first, second) for first, second in zip(ngram, before, strict=True)],
         [walk(first, second) for first, second in zip(ngram, after, strict=True)],
     )
+    matched = tuple(round(rate, 4) for rate in per_position(after, draft_tokens=draft_tokens))
+    return compared.model_copy(update={"per_position": matched})
 
 
 def per_position(matches: Sequence[Matches], *, draft_tokens: int) -> list[float]:

@@ -20,11 +20,15 @@ class Interval(ResourceValue):
 
 
 class Comparison(ResourceValue):
-    """Acceptance length without (incumbent) and with it (candidate), and the relative gain."""
+    """Acceptance length without (incumbent) and with it (candidate), and the relative gain.
+
+    `per_position`: how likely each of its own draft tokens was to match, given that those before it did.
+    """
 
     incumbent: Interval
     candidate: Interval
     gain: Interval
+    per_position: tuple[Decimal6, ...] = ()
 
 
 class RevisionEvaluation(ResourceValue):
