@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from bowsprit_policy.counters import CellKey, CounterDelta, key, merged
-from bowsprit_policy.wire import DrafterType, Profile, StepCell
+from bowsprit_policy.wire import COUNT_BASED, DrafterType, Profile, StepCell
 
 HALF_LIFE_STEPS = 2000.0
 # A cell with less counts as not measured: one odd step must not outvote the profile.
@@ -48,7 +48,7 @@ class MeasuredCell:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DraftingCost:
-    """Exponentially weighted drafting time of one drafter. `units`: opportunities (n-gram) or drafted tokens (head)."""
+    """Exponentially weighted drafting time of one drafter. `units`: opportunities (look-up) or drafted tokens."""
 
     name: str
     type: DrafterType
@@ -116,7 +116,7 @@ def recalled(state: CostState, history: CounterDelta) -> CostState:
 
 
 def draft_unit_seconds(state: CostState, *, name: str, type: DrafterType, one_row_step_seconds: float) -> float:
-    """Seconds per unit of drafting: per opportunity for n-gram, per drafted token for a head."""
+    """Seconds per unit of drafting: per opportunity of a COUNT_BASED drafter, per drafted token of others."""
     for cost in state.drafting:
         if cost.name == name and cost.units >= 1.0:
             return cost.seconds / cost.units
@@ -185,7 +185,7 @@ def _drafting_seconds_per_cell(delta: CounterDelta) -> dict[CellKey, float]:
 def _drafting(costs: Sequence[DraftingCost], delta: CounterDelta) -> tuple[DraftingCost, ...]:
     known = {cost.name: cost for cost in costs}
     for drafter in delta.drafters:
-        units = drafter.opportunities if drafter.type is DrafterType.NGRAM else drafter.drafted_tokens
+        units = drafter.opportunities if drafter.type in COUNT_BASED else drafter.drafted_tokens
         keep = math.exp2(-units / HALF_LIFE_STEPS)
         old = known.get(drafter.name)
         known[drafter.name] = DraftingCost(

@@ -87,7 +87,11 @@ def test_every_sample_is_accepted(api_server: ClusterUnderTest, name: str) -> No
             {"model": URI, "speculation": {"drafters": [{"name": "N_gram", "type": "NGram"}]}},
             "a drafter's name must be lower case letters, digits and '-', and begin with a letter",
         ),
-        ({"model": URI, "speculation": {"drafters": [{"name": "s", "type": "Suffix"}]}}, 'Unsupported value: "Suffix"'),
+        ({"model": URI, "speculation": {"drafters": [{"name": "s", "type": "Tree"}]}}, 'Unsupported value: "Tree"'),
+        (
+            {"model": URI, "speculation": {"drafters": [{"name": f"n{n}", "type": "NGram"} for n in range(9)]}},
+            "must have at most 8 items",
+        ),
         (
             {"model": URI, "storage": {"claimName": "d"}, "training": {"drafter": "head"}},
             "training.drafter must name a drafter of type Head in speculation.drafters",

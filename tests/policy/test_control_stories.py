@@ -298,6 +298,17 @@ def test_fixed_and_off_are_obeyed_and_auto_takes_over_again() -> None:
     assert [reasons(steps)[0] for steps in (fixed, off)] == [TableReason.FIXED_BY_SPEC, TableReason.OFF_BY_SPEC]
 
 
+def test_a_fixed_length_holds_for_every_drafter_of_the_list() -> None:
+    """Eight of them, of which three may draft; the one that gives most is named in status."""
+    service = SimulatedService(drafters=[ngram(0.4, 0.6), head(0.8)], step_seconds=memory_bound)
+    names = [f"other-{n}" for n in range(6)]
+    listed = service.settings().drafters + tuple(DrafterSpec(name=name, type=DrafterType.NGRAM) for name in names)
+    service.drafters.append(SimulatedDrafter(name="other-3", type=DrafterType.NGRAM, share=0.1, matches=(0.1,) * 8))
+    steps = loop(service, 4, drafters=listed, mode=SpeculationMode.FIXED, fixed_draft_tokens=5)
+    assert caps(steps, 1) == {"ngram": 5, "other-3": 5, "head": 5}
+    assert steps[-1].summary.drafter == "head"
+
+
 def test_min_draft_tokens_never_overrides_k_0() -> None:
     """At K=0 or from the minimum up, never in between."""
     service = SimulatedService(drafters=[head(0.05)], step_seconds=saturating, batch=8)
