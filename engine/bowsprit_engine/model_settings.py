@@ -20,16 +20,17 @@ DType = Literal["auto", "bfloat16", "float16", "float32"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DrafterChoice:
-    """One drafter of the pool: its name in tables and metrics, and how it predicts."""
+    """One drafter of the pool: its name in tables and metrics, and how it predicts. `uri`: of a draft model."""
 
     name: str
     type: DrafterType
+    uri: str | None = None
 
     @classmethod
     def read(cls, text: str) -> Self:
-        """NAME=TYPE, or one of the types alone. Raises ValueError naming the types."""
-        name, kind = read_drafter(text)
-        return cls(name=name, type=kind)
+        """NAME=TYPE, NAME=Model:URI, or one of the types alone. Raises ValueError naming the types."""
+        name, kind, uri = read_drafter(text)
+        return cls(name=name, type=kind, uri=uri)
 
 
 class ProcessSettings(BaseSettings):
@@ -87,7 +88,8 @@ class ModelSettings(ProcessSettings):
             DrafterChoice(name="ngram", type=DrafterType.NGRAM),
             DrafterChoice(name="head", type=DrafterType.HEAD),
         ),
-        description="A drafter as NAME=TYPE (NGram, Head), repeatable; a head drafts once a speculator is loaded.",
+        description="A drafter as NAME=TYPE (NGram, Head) or NAME=Model:URI, a small model of the same vocabulary; "
+        "repeatable. A head drafts once a speculator is loaded.",
         json_schema_extra={"auto": "ngram=NGram head=Head"},
     )
 

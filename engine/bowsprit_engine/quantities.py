@@ -65,11 +65,14 @@ def read_words(value: object) -> object:
     return value
 
 
-def read_drafter(text: str) -> tuple[str, DrafterType]:
-    """NAME=TYPE, or a type alone, in any case, whose name it then is in lower case."""
+def read_drafter(text: str) -> tuple[str, DrafterType, str | None]:
+    """NAME=TYPE, or a type alone, in any case, whose name it then is in lower case; type Model is NAME=Model:URI."""
     name, _, kind = text.partition("=")
+    kind, _, uri = kind.partition(":")
     types = {type.lower(): type for type in DrafterType}
     found = types.get((kind or name).lower())
     if found is None or not re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,62})", name):
         raise ValueError(f"a drafter is NAME=TYPE with a type of {', '.join(DrafterType)}, not {text!r}")
-    return name if kind else name.lower(), found
+    if bool(uri) != (found is DrafterType.MODEL):
+        raise ValueError(f"a drafter of type {DrafterType.MODEL}, and no other, is NAME=TYPE:URI, not {text!r}")
+    return name if kind else name.lower(), found, uri or None

@@ -37,10 +37,12 @@ class Prior:
     match: float
 
 
-# Stated, not measured here: n-gram look-up and a freshly trained head on a small chat model's own answers.
+# Stated, not measured here: n-gram look-up and a freshly trained head on a small chat model's own answers;
+# a draft model of the target's family.
 PRIORS = {
     DrafterType.NGRAM: Prior(share=0.3, match=0.6),
     DrafterType.HEAD: Prior(share=1.0, match=0.35),
+    DrafterType.MODEL: Prior(share=1.0, match=0.5),
 }
 
 

@@ -23,8 +23,9 @@ HISTORY_STEPS = 64.0
 HISTORY_UNITS = 200.0
 # Share of contended steps above which a tick holds the table and prices no drafting.
 MOSTLY_CONTENDED = 0.5
-# Before drafting was ever timed. Head: share of a one-row step per drafted token; n-gram look-up is nearly free.
-PRIOR_DRAFT_SHARE = {DrafterType.NGRAM: 0.002, DrafterType.HEAD: 0.04}
+# Before drafting was ever timed. Head and draft model: share of a one-row step per drafted token, stated for a model of
+# a sixth of the target's size; n-gram look-up is nearly free.
+PRIOR_DRAFT_SHARE = {DrafterType.NGRAM: 0.002, DrafterType.HEAD: 0.04, DrafterType.MODEL: 0.15}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

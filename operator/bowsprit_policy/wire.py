@@ -28,10 +28,11 @@ class WireModel(BaseModel):
 
 
 class DrafterType(StrEnum):
-    """How a drafter predicts. First light executes these two."""
+    """How a drafter predicts: from the text itself, by a trained head, by a small model of the same vocabulary."""
 
     NGRAM = "NGram"
     HEAD = "Head"
+    MODEL = "Model"
 
 
 COUNT_BASED = frozenset({DrafterType.NGRAM})
@@ -103,7 +104,9 @@ class DrafterStats(WireModel):
     position was drafted; `drafted[i]`: those of them in which its token stood there. An engine of the previous version
     leaves the two out, and counts as reached only what was drafted. `opportunities`: sequence-steps in which it was
     asked; `proposed`: those in which it proposed at least one token. `drafted_tokens` and `accepted_tokens`
-    exclude the bonus token. `draft_seconds`: wall seconds spent drafting.
+    exclude the bonus token. `draft_seconds`: wall seconds spent drafting. Of a drafter with a KV cache of its own:
+    `kv_lag_tokens`, a gauge, tokens of live sequences that the target has computed and it hasn't; `not_finite`: drafts
+    that ended in logits that are not finite.
     """
 
     name: str
@@ -120,6 +123,8 @@ class DrafterStats(WireModel):
     extendable: tuple[int, ...] = ()
     drafted: tuple[int, ...] = ()
     draft_seconds: float = 0.0
+    kv_lag_tokens: int = 0
+    not_finite: int = 0
 
 
 class StepCell(WireModel):

@@ -12,7 +12,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from bowsprit_engine.speculation.costs import CellKey
-from bowsprit_engine.speculation.drafters.base import Drafter
+from bowsprit_engine.speculation.drafters.base import CachingDrafter, Drafter
+from bowsprit_engine.speculation.proposal import Turn
+from bowsprit_engine.speculation.scoring import Watched
 from bowsprit_policy.wire import DrafterStats, StepCell
 
 
@@ -27,6 +29,8 @@ class DrafterCounts:
     accepted_tokens: int = 0
     reached: list[int] = field(default_factory=list)
     matched: list[int] = field(default_factory=list)
+    extendable: list[int] = field(default_factory=list)
+    drafted: list[int] = field(default_factory=list)
     seconds: float = 0.0
 
 
@@ -100,19 +104,27 @@ class Counters:
                 counts.proposed += proposed[name]
                 counts.seconds += seconds[name]
 
-    def add_verified(self, *, drafter: str, num_drafted: int, num_reached: int, num_accepted: int) -> None:
-        """One sequence's verification of a draft by `drafter`."""
+    def add_turns(self, turns: Sequence[Turn]) -> None:
+        """What a step's verification said of drafters."""
         with self._lock:
-            counts = self._drafters[drafter]
-            counts.drafted_tokens += num_drafted
-            counts.accepted_tokens += num_accepted
-            missing = num_reached - len(counts.reached)
-            counts.reached.extend([0] * missing)
-            counts.matched.extend([0] * missing)
-            for position in range(num_reached):
-                counts.reached[position] += 1
-            for position in range(num_accepted):
-                counts.matched[position] += 1
+            for turn in turns:
+                counts = self._drafters[turn.drafter]
+                counts.drafted_tokens += turn.end - turn.begin
+                counts.accepted_tokens += min(turn.end, max(turn.begin, turn.num_accepted)) - turn.begin
+                _add(counts.extendable, turn.begin, turn.limit)
+                _add(counts.drafted, turn.begin, turn.end)
+                _add(counts.reached, turn.begin, min(turn.limit, turn.num_judged))
+                _add(counts.matched, turn.begin, min(turn.end, turn.num_accepted))
+
+    def add_watched(self, watched: Sequence[Watched]) -> None:
+        """What drafters that are held at 0 would have got: nothing of it was verified, nor counts as drafted."""
+        with self._lock:
+            for entry in watched:
+                counts = self._drafters[entry.drafter]
+                counts.opportunities += 1
+                counts.proposed += int(entry.num_drafted > 0)
+                _add(counts.reached, 0, min(max(1, entry.num_drafted), entry.num_matched + 1))
+                _add(counts.matched, 0, entry.num_matched)
 
     def add_step(self, key: CellKey, *, seconds: float, tokens: int, is_contended: bool) -> None:
         """One pure decode step. A contended one is only counted, since on shared cores its time says nothing."""
@@ -154,7 +166,11 @@ class Counters:
                 accepted_tokens=counts.accepted_tokens,
                 reached=tuple(counts.reached),
                 matched=tuple(counts.matched),
+                extendable=tuple(counts.extendable),
+                drafted=tuple(counts.drafted),
                 draft_seconds=counts.seconds,
+                kv_lag_tokens=drafter.kv_lag_tokens if isinstance(drafter, CachingDrafter) else 0,
+                not_finite=drafter.num_not_finite if isinstance(drafter, CachingDrafter) else 0,
             )
 
     def _cells_now(self) -> tuple[StepCell, ...]:
@@ -170,3 +186,10 @@ class Counters:
             )
             for key, sums in self._cells.items()
         )
+
+
+def _add(counts: list[int], begin: int, end: int) -> None:
+    """One more at each of these positions."""
+    counts.extend([0] * (end - len(counts)))
+    for position in range(begin, end):
+        counts[position] += 1

@@ -14,12 +14,13 @@ from bowsprit_engine.config import ServeSettings
 from bowsprit_engine.core.engine import Engine
 from bowsprit_engine.core.memory_budget import MemoryBudget, readable
 from bowsprit_engine.core.request import FinishedRequest
-from bowsprit_engine.core.runner import ModelConfig, Runner
+from bowsprit_engine.core.runner import ModelConfig
 from bowsprit_engine.core.settings import EngineSettings
 from bowsprit_engine.model_settings import DrafterChoice, ModelSettings
 from bowsprit_engine.models import DTYPES, LoadedModel, OpenedModel, open_model
 from bowsprit_engine.models.memory import largest_head_bytes
 from bowsprit_engine.models.uri import resolve_uri
+from bowsprit_engine.server import draft_models
 from bowsprit_engine.server.memory_plan import plan_memory
 from bowsprit_engine.speculation.drafters.base import Drafter
 from bowsprit_engine.speculation.drafters.head import HeadDrafter
@@ -74,6 +75,7 @@ def memory_budget(settings: ModelSettings, config: ModelConfig, *, itemsize: int
         draft_tokens_max=settings.draft_tokens_max,
         kv_cache_memory=settings.kv_cache_memory,
         drafter_bytes=sum(_drafter_bytes(choice, config) for choice in settings.drafter),
+        draft_models=draft_models.shapes(settings, device=resolved_device(settings.device)),
     )
 
 
@@ -99,6 +101,7 @@ def engine_of(
     on_finished: Callable[[FinishedRequest], None],
 ) -> Engine:
     """An engine that is not started yet. Raises CallerError for limits that don't fit together."""
+    kv_blocks = memory_budget(settings, model.config, itemsize=DTYPES[model.runner.dtype].itemsize).kv_blocks
     return Engine(
         runner=model.runner,
         settings=EngineSettings(
@@ -106,7 +109,7 @@ def engine_of(
             model_digest=model.digest,
             max_batch_size=settings.max_batch_size,
             max_model_len=model.config.max_model_len,
-            kv_blocks=memory_budget(settings, model.config, itemsize=DTYPES[model.runner.dtype].itemsize).kv_blocks,
+            kv_blocks=kv_blocks,
             draft_tokens_max=settings.draft_tokens_max,
             prefill_chunk=settings.prefill_chunk,
             prefill_delay_steps=settings.prefill_delay_steps,
@@ -114,7 +117,7 @@ def engine_of(
             max_waiting=max_waiting,
             speculation_mode=speculation,
         ),
-        drafters=[_drafter(choice, model.runner) for choice in settings.drafter],
+        drafters=[_drafter(choice, settings, model, kv_blocks=kv_blocks) for choice in settings.drafter],
         on_finished=on_finished,
     )
 
@@ -125,12 +128,15 @@ def resolved_device(device: str) -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def _drafter(choice: DrafterChoice, runner: Runner) -> Drafter:
+def _drafter(choice: DrafterChoice, settings: ModelSettings, model: LoadedModel, *, kv_blocks: int) -> Drafter:
     match choice.type:
         case DrafterType.NGRAM:
             return NGramDrafter(name=choice.name)
         case DrafterType.HEAD:
-            return HeadDrafter(name=choice.name, runner=runner)
+            return HeadDrafter(name=choice.name, runner=model.runner)
+        case DrafterType.MODEL:
+            device = resolved_device(settings.device)
+            return draft_models.drafter(choice, settings, model, device=device, num_blocks=kv_blocks)
 
 
 def _drafter_bytes(choice: DrafterChoice, config: ModelConfig) -> int:

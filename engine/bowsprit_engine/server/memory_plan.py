@@ -6,6 +6,8 @@ memory_limit.py's, bytes per tensor models/memory.py's.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from bowsprit_engine.core.memory_budget import MemoryBudget, MemoryLimit, MemoryPart, kv_blocks, readable
 from bowsprit_engine.core.runner import BLOCK_SIZE, ModelConfig
 from bowsprit_engine.models.memory import kv_bytes_per_block, loading_bytes, num_parameters, step_bytes, weight_bytes
@@ -27,6 +29,7 @@ def plan_memory(
     draft_tokens_max: int,
     kv_cache_memory: int | None,
     drafter_bytes: int,
+    draft_models: Sequence[ModelConfig] = (),  # each has its own weights, workspace, and as many KV blocks
     limit: MemoryLimit | None = None,  # None: this machine's
 ) -> MemoryBudget:
     """The same answer before and after the model is loaded, since limits don't count what this process holds."""
@@ -42,6 +45,10 @@ def plan_memory(
             detail=f"{num_parameters(config) / 1e6:.1f} M parameters of {itemsize} bytes, rotary tables",
         ),
         MemoryPart(name="drafters", num_bytes=drafter_bytes, detail="trained weights of two revisions"),
+        *(
+            _draft_model(shape, itemsize=itemsize, max_rows=prefill_chunk, max_logit_rows=max_batch_size)
+            for shape in draft_models
+        ),
         MemoryPart(
             name="workspace",
             num_bytes=max(step, loading),
@@ -52,7 +59,7 @@ def plan_memory(
     if on_cpu:
         parts.append(MemoryPart(name="process", num_bytes=PROCESS_BYTES, detail="the interpreter and its libraries"))
     per_sequence = -(-config.max_model_len // BLOCK_SIZE)
-    per_block = kv_bytes_per_block(config, itemsize=itemsize)
+    per_block = sum(kv_bytes_per_block(shape, itemsize=itemsize) for shape in (config, *draft_models))
     blocks = kv_blocks(
         useful=max_batch_size * per_sequence,
         least=per_sequence,
@@ -62,5 +69,13 @@ def plan_memory(
         share=AUTO_KV_SHARE_CPU if on_cpu else AUTO_KV_SHARE_DEVICE,
     )
     full = f"{max_batch_size} sequences of {config.max_model_len} would fill {max_batch_size * per_sequence}"
+    full += f"; those of {len(draft_models)} draft models included" if draft_models else ""
     kv = MemoryPart(name="KV cache", num_bytes=blocks * per_block, detail=f"{blocks} blocks of {BLOCK_SIZE}; {full}")
     return MemoryBudget(parts=(parts[0], kv, *parts[1:]), limit=limit, kv_blocks=blocks)
+
+
+def _draft_model(config: ModelConfig, *, itemsize: int, max_rows: int, max_logit_rows: int) -> MemoryPart:
+    weights = weight_bytes(config, itemsize=itemsize)
+    step = step_bytes(config, max_rows=max_rows, max_logit_rows=max_logit_rows)
+    detail = f"{num_parameters(config) / 1e6:.1f} M parameters of {itemsize} bytes, a step of {max_rows} rows"
+    return MemoryPart(name="draft model", num_bytes=weights + step, detail=detail)

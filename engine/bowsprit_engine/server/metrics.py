@@ -92,6 +92,14 @@ class EngineCollector(Collector):
         )
         yield counted("proposed", "Sequence-steps in which it proposed.", {n: d.proposed for n, d in drafters.items()})
         yield counted("draft_seconds", "Seconds spent drafting.", {n: d.draft_seconds for n, d in drafters.items()})
+        yield counted(
+            "not_finite", "Drafts ended by logits that are not finite.", {n: d.not_finite for n, d in drafters.items()}
+        )
+        yield self._gauge(
+            "draft_kv_lag_tokens",
+            "Tokens of live sequences that the target has computed and the drafter hasn't.",
+            [({"drafter": name}, drafter.kv_lag_tokens) for name, drafter in drafters.items()],
+        )
         info = InfoMetricFamily(f"{self._prefix}:drafter_revision", "What each drafter is.", labels=[*self._common])
         for d in stats.drafters:
             words = {"drafter": d.name, "type": d.type.value, "state": d.state.value, "revision": d.revision or ""}

@@ -27,6 +27,9 @@ class DraftContext:
     max_draft_tokens: int  # >= 1
     seed: int
     temperature: float
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
     num_prompt_tokens: int = 0
     tenant: str = ""
     ahead: tuple[int, ...] = ()  # drafted already by another drafter: propose what follows these
@@ -74,6 +77,17 @@ class LearningDrafter(Protocol):
 
     def learn(self, context: DraftContext) -> None:
         """The sequence now has these tokens; called after every step and before `forget`."""
+
+
+@runtime_checkable
+class CachingDrafter(Protocol):
+    """A drafter with a KV cache of its own, which lags behind the target's while it isn't asked. Read by any thread."""
+
+    @property
+    def kv_lag_tokens(self) -> int:
+        """Tokens of live sequences that the target has computed and the drafter hasn't."""
+
+    num_not_finite: int  # drafts that ended in logits that are not finite
 
 
 @runtime_checkable
