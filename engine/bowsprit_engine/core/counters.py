@@ -125,6 +125,8 @@ class Counters:
                 counts.proposed += int(entry.num_drafted > 0)
                 _add(counts.reached, 0, min(max(1, entry.num_drafted), entry.num_matched + 1))
                 _add(counts.matched, 0, entry.num_matched)
+                # Present, if 0: readers must not take this for an engine that doesn't tell lengths.
+                counts.extendable.extend([0] * (len(counts.reached) - len(counts.extendable)))
 
     def add_step(self, key: CellKey, *, seconds: float, tokens: int, is_contended: bool) -> None:
         """One pure decode step. A contended one is only counted, since on shared cores its time says nothing."""
