@@ -43,6 +43,12 @@ def test_sizes_durations_and_choices_are_read_as_kubernetes_writes_them() -> Non
     assert settings.drafter == (NGRAM, HEAD)
 
 
+def test_a_draft_model_is_named_with_its_uri() -> None:
+    """Whatever the URI has in it."""
+    expected = DrafterChoice(name="small", type=DrafterType.MODEL, uri="pvc://models/a=b/c:d")
+    assert serve_settings(drafter=["small=Model:pvc://models/a=b/c:d"]).drafter == (expected,)
+
+
 @pytest.mark.parametrize(
     ("uri", "name"),
     [
@@ -67,6 +73,8 @@ def test_a_model_is_served_under_its_file_name_unless_told_otherwise(uri: str, n
         ({"speculation": "9", "draft_tokens_max": "8"}, ("speculation 9", "draft_tokens_max 8")),
         ({"drafter": ["x=Crystal"]}, ("--drafter", "x=Crystal", "NGram, Head, Model")),
         ({"drafter": ["a=NGram", "a=Head"]}, ("share a name",)),
+        ({"drafter": ["small=Model"]}, ("--drafter", "small=Model", "NAME=TYPE:URI")),
+        ({"drafter": ["ngram=NGram:/models/x"]}, ("--drafter", "ngram=NGram:/models/x", "NAME=TYPE:URI")),
         ({"dtype": "int4"}, ("--dtype", "'int4'", "bfloat16")),
         ({"control_jwks_file": "/keys"}, ("control_issuer", "control_subject")),
     ],
