@@ -17,7 +17,7 @@ from bowsprit_policy.wire import DrafterState, DrafterType
 
 logger = logging.getLogger(__name__)
 
-ORDER = (DrafterType.NGRAM, DrafterType.HEAD)
+ORDER = (DrafterType.NGRAM, DrafterType.HEAD, DrafterType.MODEL)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,4 +103,7 @@ def _context(sequence: LiveSequence, cap: int) -> DraftContext:
         max_draft_tokens=cap,
         seed=request.sampling.seed,
         temperature=request.sampling.temperature,
+        top_k=request.sampling.top_k,
+        top_p=request.sampling.top_p,
+        min_p=request.sampling.min_p,
     )
