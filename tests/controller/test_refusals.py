@@ -84,6 +84,22 @@ def test_every_sample_is_accepted(api_server: ClusterUnderTest, name: str) -> No
             "only a drafter of type Head has revisions",
         ),
         (
+            {"model": URI, "speculation": {"drafters": [{"name": "small", "type": "Model"}]}},
+            "a drafter of type Model, and no other, needs a uri",
+        ),
+        (
+            {"model": URI, "speculation": {"drafters": [NGRAM | {"uri": "file:///m"}]}},
+            "a drafter of type Model, and no other, needs a uri",
+        ),
+        (
+            {"model": URI, "speculation": {"drafters": [{"name": "small", "type": "Model", "uri": "hf://org/name"}]}},
+            "a drafter's uri must begin with pvc:// or file:///",
+        ),
+        (
+            {"model": URI, "speculation": {"drafters": [{"name": "small", "type": "Model", "uri": "pvc://m/../x"}]}},
+            "a drafter's uri must not contain '..'",
+        ),
+        (
             {"model": URI, "speculation": {"drafters": [{"name": "N_gram", "type": "NGram"}]}},
             "a drafter's name must be lower case letters, digits and '-', and begin with a letter",
         ),

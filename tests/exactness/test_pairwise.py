@@ -9,6 +9,7 @@ import dataclasses
 from pathlib import Path
 
 import pytest
+import torch
 
 from bowsprit_engine.models.native_runner import NativeRunner
 from bowsprit_engine.models.random_weights import RandomCheckpoint
@@ -45,7 +46,7 @@ SAMPLINGS = {
     },
 }
 LEVELS = {
-    "drafter": ("none", "ngram", "head", "ngram+head", "hostile", "oracle"),
+    "drafter": ("none", "ngram", "head", "ngram+head", "hostile", "oracle", "model"),
     "draft_tokens": (*range(17), ADAPTIVE),
     "batch": tuple(range(1, 9)),
     "neighbours": ("stay", "come and go"),
@@ -77,6 +78,14 @@ class PeakedCheckpoint(RandomCheckpoint):
         return super().tensor(name) * (8.0 if name == "lm_head.weight" else 1.0)
 
 
+class SimilarCheckpoint(PeakedCheckpoint):
+    """The same model but for its last norm: one that is often right."""
+
+    def tensor(self, name):
+        weight = super().tensor(name)
+        return weight * torch.linspace(0.7, 1.3, weight.numel()) if name == "model.norm.weight" else weight
+
+
 @pytest.fixture(scope="module")
 def bench():
     """A small random model on the native kernels, with the toy grammars' vocabulary."""
@@ -84,6 +93,7 @@ def bench():
         tiny_config(vocab_size=FAKE_VOCAB, tie_word_embeddings=False), eos_token_ids=(FAKE_EOS,)
     )
     runner = NativeRunner(PeakedCheckpoint(Path("random"), config), num_threads=None)
+    similar = SimilarCheckpoint(Path("random"), config)
     return Bench(
         Material(
             runner=runner,
@@ -92,6 +102,7 @@ def bench():
             grammars=GRAMMARS,
             max_tokens=22,
             num_visitors=NUM_VISITORS,
+            draft_model=lambda: NativeRunner(similar, num_threads=None),
         )
     )
 
@@ -114,7 +125,7 @@ def test_an_answer_is_the_plain_one(bench, case):
 def assert_exercised(case: Case, served) -> None:
     """A case that names a drafter or neighbours had them at work."""
     drafted, accepted = drafted_and_accepted(served)
-    if isinstance(case.draft_tokens, int) and case.draft_tokens and case.drafter not in ("none", "ngram"):
+    if isinstance(case.draft_tokens, int) and case.draft_tokens and case.drafter not in ("none", "ngram", "model"):
         assert drafted > 0
         assert (accepted == drafted) is (case.drafter == "oracle")
     if case.neighbours == "come and go":
@@ -134,5 +145,7 @@ def test_the_design_has_preemptions_prefix_hits_and_matches_of_the_ngram_drafter
         return [bench.run(case)[0] for case in chosen[:4]]
 
     assert sum(served.stats.preemptions for served in some(kv="tiny", batch=8)) > 0
-    assert sum(served.stats.prefix_cache_hits for served in some(prefix_cache=True, batch=1)) > 0
+    assert sum(served.stats.prefix_cache_hits for served in some(prefix_cache=True, batch=8)) > 0
     assert sum(drafted_and_accepted(served)[1] for served in some(drafter="ngram", draft_tokens=4)) > 0
+    drafted, accepted = zip(*map(drafted_and_accepted, some(drafter="model", draft_tokens=4)), strict=True)
+    assert 0 < sum(accepted) < sum(drafted)

@@ -14,9 +14,11 @@ import torch
 from bowsprit_engine.core.grammar import CompiledGrammar
 from bowsprit_engine.core.request import FinishReason, SamplingParams, SpeculationParams, TokenLogprob
 from bowsprit_engine.core.runner import Runner
+from bowsprit_engine.core.sampling import choose_draw
 from bowsprit_engine.speculation.drafters.base import Drafter
 from bowsprit_engine.speculation.drafters.head import HeadDrafter, serving_head
 from bowsprit_engine.speculation.drafters.ngram import NGramDrafter
+from bowsprit_engine.speculation.drafters.small_model import SmallModelDrafter
 from bowsprit_engine.training.head import HeadShape, RecurrentHead, TargetRows
 from exactness.design import ADAPTIVE, Case
 from exactness.served import MAX_MODEL_LEN, Answer, Asked, MovingTable, Run, Served, engine_of, plain_answer
@@ -34,7 +36,9 @@ WISHES = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Material:
-    """A model with what is asked of it. `grammars`: by name, None among them for none."""
+    """A model with what is asked of it. `grammars`: by name, None among them for none. `draft_model`: a model that
+    drafts for it, made anew for each case.
+    """
 
     runner: Runner
     prompts: Sequence[tuple[int, ...]]
@@ -42,6 +46,7 @@ class Material:
     grammars: Mapping[str | None, CompiledGrammar | None]
     max_tokens: int
     num_visitors: int
+    draft_model: Callable[[], Runner] | None = None
 
 
 class Bench:
@@ -58,7 +63,7 @@ class Bench:
         sequences = {asked.name: [*asked.prompt, *expected[asked.name].token_ids] for asked in [*requests, *visitors]}
         engine = engine_of(
             self.material.runner,
-            drafters=self._drafters(case.drafter, sequences),
+            drafters=self._drafters(case, sequences),
             mode="auto" if case.draft_tokens == ADAPTIVE else case.draft_tokens,
             batch=case.batch,
             kv_blocks=BLOCKS[case.kv],
@@ -96,7 +101,7 @@ class Bench:
             self._plain[key] = plain_answer(self.material.runner, asked, num_logprobs=NUM_LOGPROBS)
         return self._plain[key]
 
-    def _drafters(self, name: str, sequences: Mapping[str, Sequence[int]]) -> list[Drafter]:
+    def _drafters(self, case: Case, sequences: Mapping[str, Sequence[int]]) -> list[Drafter]:
         runner = self.material.runner
         return {
             "none": list,
@@ -105,7 +110,21 @@ class Bench:
             "ngram+head": lambda: [NGramDrafter(name="ngram"), untrained_head(runner)],
             "hostile": lambda: [adversary(vocab_size=runner.config.vocab_size)],
             "oracle": lambda: [oracle(sequences)],
-        }[name]()
+            "model": lambda: [self._small_model(num_blocks=BLOCKS[case.kv], chunk_tokens=case.prefill_chunk)],
+        }[case.drafter]()
+
+    def _small_model(self, *, num_blocks: int, chunk_tokens: int) -> SmallModelDrafter:
+        if self.material.draft_model is None:
+            raise ValueError("this material has no draft model")
+        runner = self.material.draft_model()
+        return SmallModelDrafter(
+            name="model",
+            runner=runner,
+            num_blocks=num_blocks,
+            target_vocab_size=self.material.runner.config.vocab_size,
+            chunk_tokens=chunk_tokens,
+            draw=choose_draw(runner.final_norm_weight().device),
+        )
 
 
 def told(answer: Answer, num_logprobs: int | None) -> tuple[object, ...]:

@@ -17,6 +17,8 @@ from bowsprit_operator.resources.speculative_model import SpeculativeModel
 from bowsprit_operator.serving import command, deployment
 from serving.objects import PLATFORM, TRAINED, a_model, converged
 
+DRAFT_MODEL = {"speculation": {"drafters": [{"name": "small", "type": "Model", "uri": "pvc://drafts/s.gguf"}]}}
+
 
 def template(model: SpeculativeModel) -> dict[str, Any]:
     """The pod template of a new Deployment."""
@@ -54,6 +56,7 @@ def option(arguments: list[str], flag: str) -> list[str]:
         ({"speculation": {"mode": "Fixed", "fixedDraftTokens": 4}}, "--speculation", ["4"]),
         ({}, "--drafter", ["ngram=NGram"]),
         (TRAINED, "--drafter", ["ngram=NGram", "head=Head"]),
+        (DRAFT_MODEL, "--drafter", ["small=Model:pvc://drafts/s.gguf"]),
         ({}, "--capture-uri", []),
         (TRAINED, "--capture-uri", ["file:///claims/data/ns/m/uid-m/capture"]),
         (TRAINED, "--capture-sample-rate", ["1"]),
@@ -82,10 +85,13 @@ def test_a_pinned_revision_is_not_in_the_pod_template() -> None:
         ({}, {"/claims/models": True}),
         (TRAINED, {"/claims/models": True, "/claims/data": False}),
         (TRAINED | {"storage": {"claimName": "models"}}, {"/claims/models": False}),
+        (DRAFT_MODEL, {"/claims/models": True, "/claims/drafts": True}),
+        (DRAFT_MODEL | {"model": {"uri": "pvc://drafts/m"}}, {"/claims/drafts": True}),
+        (DRAFT_MODEL | {"storage": {"claimName": "drafts"}}, {"/claims/models": True, "/claims/drafts": False}),
     ],
 )
 def test_claims_are_mounted_at_their_name(spec: dict[str, Any], mounts: dict[str, bool]) -> None:
-    """The model's claim read-only, storage writable, a claim that is both once."""
+    """Claims of models read-only, storage writable, a claim that is both once."""
     claims = [mount for mount in container(a_model(**spec))["volumeMounts"] if mount["mountPath"].startswith("/claims")]
     assert {mount["mountPath"]: mount.get("readOnly", False) for mount in claims} == mounts
 

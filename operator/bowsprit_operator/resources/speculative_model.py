@@ -75,11 +75,14 @@ class DraftTokens(ResourceValue):
 
 
 class DrafterEntry(ResourceValue):
-    """One of spec.speculation.drafters. `revision` pins a SpeculatorRevision; None: the promoted one."""
+    """One of spec.speculation.drafters. `revision` pins a SpeculatorRevision; None: the promoted one. `uri`: of a draft
+    model.
+    """
 
     name: str
     type: DrafterType
     revision: str | None = None
+    uri: str | None = None
 
 
 class SpeculationSpec(ResourceValue):

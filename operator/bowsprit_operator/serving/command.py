@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 from bowsprit_operator.resources import durations, names, quantities
-from bowsprit_operator.resources.speculative_model import Consent, Dtype, SpeculationSpec, SpeculativeModel
+from bowsprit_operator.resources.speculative_model import (
+    Consent,
+    DrafterEntry,
+    Dtype,
+    SpeculationSpec,
+    SpeculativeModel,
+)
 from bowsprit_policy.observation import SpeculationMode
 
 _CONSENT = {Consent.ALL: "all", Consent.HEADER_ONLY: "header-only", Consent.NONE: "none"}
@@ -33,9 +39,14 @@ def serve(model: SpeculativeModel) -> list[str]:
     if spec.model.max_model_len is not None:
         arguments["--max-model-len"] = str(spec.model.max_model_len)
     pairs = [*arguments.items()]
-    pairs += [("--drafter", f"{drafter.name}={drafter.type}") for drafter in spec.speculation.drafters]
+    pairs += [("--drafter", _drafter(drafter)) for drafter in spec.speculation.drafters]
     pairs += _capture(model)
     return ["serve", *(word for pair in pairs for word in pair)]
+
+
+def _drafter(drafter: DrafterEntry) -> str:
+    word = f"{drafter.name}={drafter.type}"
+    return word if drafter.uri is None else f"{word}:{drafter.uri}"
 
 
 def _speculation(spec: SpeculationSpec) -> str:

@@ -102,12 +102,15 @@ def _field(path: str) -> Manifest:
 
 
 def _claims(model: SpeculativeModel) -> tuple[_Claim, ...]:
-    """Every claim once: the model's is only read, unless it is storage too."""
-    source = names.claim_of(model.spec.model.uri)
+    """Every claim once: those of the model and of draft models are only read, unless one is storage too."""
     storage = model.spec.storage.claim_name if model.spec.storage else None
-    claims = []
-    if source is not None and source != storage:
-        claims.append(_Claim(volume="model", name=source, is_written=False))
+    read = {"model": model.spec.model.uri}
+    read |= {f"draft-{drafter.name}": drafter.uri for drafter in model.spec.speculation.drafters if drafter.uri}
+    claims: list[_Claim] = []
+    for volume, uri in read.items():
+        name = names.claim_of(uri)
+        if name is not None and name not in {storage, *(claim.name for claim in claims)}:
+            claims.append(_Claim(volume=volume, name=name, is_written=False))
     if storage is not None:
         claims.append(_Claim(volume="storage", name=storage, is_written=True))
     return tuple(claims)
