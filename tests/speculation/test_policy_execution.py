@@ -72,7 +72,7 @@ def test_the_row_of_the_current_batch_holds(batch, caps):
     """Rows are upper bounds in sequences; the last is unbounded."""
     policy = executor(table=(row(2, ngram=4, head=5), row(8, ngram=2), row(None, head=0)))
 
-    assert policy.caps(batch=batch, context=100) == StepCaps(by_drafter=caps)
+    assert policy.caps(batch=batch, context=100) == StepCaps(by_drafter=caps, watch=8, has_windows=True)
 
 
 def test_caps_stay_within_the_start_up_capacity_and_unknown_drafters_are_left_out():

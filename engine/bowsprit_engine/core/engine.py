@@ -82,10 +82,11 @@ class Engine:
             model_digest=settings.model_digest,
             has_prefix_cache=settings.has_prefix_cache,
         )
+        self._pool = DrafterPool(drafters, vocab_size=runner.config.vocab_size)
         self._stepper = Stepper(
             runner=runner,
             scheduler=self._scheduler,
-            pool=DrafterPool(drafters, vocab_size=runner.config.vocab_size),
+            pool=self._pool,
             policy=self._policy,
             sampler=Sampler(
                 eos_token_ids=runner.config.eos_token_ids,
@@ -212,6 +213,7 @@ class Engine:
             swap()
             self._counters.begin_revision(name, load.revision)
             self._policy.begin_revision(name)
+            self._pool.begin_revision(name)
             logger.info("drafter %s: revision %s in use", name, load.revision)
 
         self._between_steps(swap_and_count)

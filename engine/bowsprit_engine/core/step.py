@@ -21,7 +21,10 @@ from bowsprit_engine.core.scheduler import Scheduler, StepPlan
 from bowsprit_engine.core.sequence import LiveSequence
 from bowsprit_engine.speculation.costs import CellKey
 from bowsprit_engine.speculation.policy import Outcome, PolicyExecutor, StepCaps, narrowed
-from bowsprit_engine.speculation.pool import DrafterPool, PoolReport, Proposal
+from bowsprit_engine.speculation.pool import DrafterPool, PoolReport
+from bowsprit_engine.speculation.proposal import Proposal, turns
+from bowsprit_engine.speculation.scoring import Watched
+from bowsprit_engine.speculation.windows import windows
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +55,7 @@ class Stepper:
         self._on_finished = on_finished
         self._device = runner.final_norm_weight().device
         self._sequences: dict[str, LiveSequence] = {}
+        self._caps_of: Sequence[Mapping[str, int]] = ()  # of the step under way, per decoding sequence
         self._num_steps = 0
 
     @property
@@ -77,6 +81,7 @@ class Stepper:
             self._committer.commit(group, rows=rows, output=forward.output, drawn=drawn) for group in rows.draws
         ]
         self._count(plan, caps, drafting, committed)
+        self._learn(committed, plan)
         for entry in committed:
             self._stream(entry)
         self._time(plan, rows, committed, seconds=time.perf_counter() - begin, is_contended=forward.is_contended)
@@ -124,18 +129,47 @@ class Stepper:
             allowed = caps.probe if caps.probe is not None and index == probed else caps.by_drafter
             room = sequence.room_for_drafts(self._max_model_len)
             by_sequence.append(narrowed(allowed, sequence.request.speculation, room=room))
-        report = self._pool.draft(plan.decodes, by_sequence)
+        watch = [caps.watch * sequence.request.speculation.enabled for sequence in plan.decodes]
+        report = self._pool.draft(plan.decodes, by_sequence, watch=watch)
+        self._caps_of = by_sequence
+        proposals = self._windowed(plan, report.proposals, probed) if caps.has_windows else report.proposals
         granted = [
-            self._fitting(sequence, proposal) for sequence, proposal in zip(plan.decodes, report.proposals, strict=True)
+            self._fitting(sequence, proposal) for sequence, proposal in zip(plan.decodes, proposals, strict=True)
         ]
         return dataclasses.replace(report, proposals=tuple(granted))
+
+    def _windowed(self, plan: StepPlan, proposals: Sequence[Proposal], probed: int | None) -> Sequence[Proposal]:
+        """As much of each proposal as pays in this step; a probe and who set a limit for itself get all of theirs."""
+        batch = len(plan.decodes)
+        is_free = [
+            index != probed and sequence.request.speculation.max_draft_tokens is None
+            for index, sequence in enumerate(plan.decodes)
+        ]
+        survivals = [proposal.survivals if free else () for proposal, free in zip(proposals, is_free, strict=True)]
+        bound = [proposal for proposal, free in zip(proposals, is_free, strict=True) if not free]
+        most = sum(map(len, survivals))
+        if most == 0:
+            return proposals
+        curve = self._policy.curve(
+            batch=batch,
+            rows=batch + sum(len(proposal.token_ids) for proposal in bound),
+            most=most,
+            context=_mean_context(plan.decodes),
+        )
+        if not curve:
+            return proposals
+        lengths = windows(survivals, curve, sure_tokens=batch + sum(sum(proposal.survivals) for proposal in bound))
+        return [
+            proposal.cut(length) if free else proposal
+            for proposal, length, free in zip(proposals, lengths, is_free, strict=True)
+        ]
 
     def _fitting(self, sequence: LiveSequence, proposal: Proposal) -> Proposal:
         """As much of a proposal as the sequence's grammar and free KV blocks allow."""
         if not proposal.token_ids:
             return proposal
         num_granted = self._scheduler.reserve_drafts(sequence, sequence.num_possible(proposal.token_ids))
-        return dataclasses.replace(proposal, token_ids=proposal.token_ids[:num_granted])
+        return proposal.cut(num_granted)
 
     def _count(self, plan: StepPlan, caps: StepCaps, drafting: PoolReport, committed: Sequence[Committed]) -> None:
         self._counters.add_drafting(asked=drafting.asked, proposed=drafting.proposed, seconds=drafting.seconds)
@@ -145,23 +179,44 @@ class Stepper:
             prefill_steps=int(bool(plan.prefills)),
             generation_tokens=sum(len(entry.verdict.token_ids) for entry in committed),
         )
-        outcomes = []
-        for proposal, entry in zip(drafting.proposals, committed, strict=False):
+        outcomes, all_turns = [], []
+        for index, (proposal, entry) in enumerate(zip(drafting.proposals, committed, strict=False)):
             num_drafted, verdict = len(proposal.token_ids), entry.verdict
             entry.sequence.record_step(
                 drafter=proposal.drafter, num_drafted=num_drafted, num_accepted=verdict.num_accepted
             )
+            of_sequence = turns(
+                proposal,
+                asked=drafting.asked_by_sequence[index],
+                caps=self._caps_of[index],
+                num_accepted=verdict.num_accepted,
+                num_emitted=len(verdict.token_ids),
+            )
+            all_turns.extend(of_sequence)
             if num_drafted:
-                self._counters.add_verified(
-                    drafter=proposal.drafter,
-                    num_drafted=num_drafted,
-                    num_reached=verdict.num_reached,
-                    num_accepted=verdict.num_accepted,
-                )
-                outcomes.append(
-                    Outcome(drafter=proposal.drafter, num_drafted=num_drafted, num_accepted=verdict.num_accepted)
-                )
+                first = of_sequence[0]
+                num_accepted = min(first.end, verdict.num_accepted)
+                outcomes.append(Outcome(drafter=first.drafter, num_drafted=first.end, num_accepted=num_accepted))
+        self._counters.add_turns(all_turns)
         self._policy.observe(outcomes, batch=len(plan.decodes), context=_mean_context(plan.decodes))
+
+    def _learn(self, committed: Sequence[Committed], plan: StepPlan) -> None:
+        """Drafters and their scores see what was emitted; what was held at 0 and would pay is restored by it."""
+        watched: list[Watched] = []
+        for entry in committed:
+            watched.extend(self._pool.learn(entry.sequence))
+        if not watched:
+            return
+        self._counters.add_watched(watched)
+        self._policy.observe_watched(
+            [
+                Outcome(drafter=entry.drafter, num_drafted=entry.num_drafted, num_accepted=entry.num_matched)
+                for entry in watched
+                if entry.num_drafted
+            ],
+            batch=len(plan.decodes),
+            context=_mean_context(plan.decodes),
+        )
 
     def _stream(self, entry: Committed) -> None:
         if entry.output.finish_reason is not None:
@@ -181,7 +236,7 @@ class Stepper:
             self._scheduler.distrust(sequence)
         self._scheduler.remove(sequence)
         self._sequences.pop(sequence.request_id, None)
-        self._pool.forget(sequence.request_id)
+        self._counters.add_watched(self._pool.forget(sequence))
         self._counters.add_finished(reason.value)
         self._counters.add(errors=int(reason is FinishReason.ERROR))
         self._tell(sequence.request, dataclasses.replace(output, metrics=sequence.metrics()))
@@ -218,6 +273,8 @@ class Stepper:
             return
         key = CellKey.of(batch=len(plan.decodes), rows=rows.num_rows, context=_mean_context(plan.decodes))
         tokens = sum(len(entry.verdict.token_ids) for entry in committed)
+        if not is_contended:
+            self._pool.note_step(seconds)
         self._counters.add_step(key, seconds=seconds, tokens=tokens, is_contended=is_contended)
 
 

@@ -81,6 +81,12 @@ def measured_times(cells: Iterable[StepCell]) -> StepTimes:
     return StepTimes(cell for cell in cells if cell.steps >= LEAST_STEPS)
 
 
+def curve_of(times: StepTimes, batch: int, rows: int, most: int, context: float) -> tuple[float, ...]:
+    """Seconds with `rows`, `rows` + 1, … `rows` + `most` rows; () where one end was never measured."""
+    curve = [times.seconds(batch=batch, rows=rows + n, context=context) for n in range(most + 1)]
+    return tuple(seconds for seconds in curve if seconds is not None) if None not in curve else ()
+
+
 def _interpolate(curve: Mapping[int, float], rows: float) -> float | None:
     known = sorted(curve)
     index = bisect_left(known, rows)

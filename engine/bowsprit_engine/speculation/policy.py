@@ -18,8 +18,8 @@ from typing import Literal
 
 from bowsprit_engine.core.request import SpeculationParams
 from bowsprit_engine.errors import CallerError, StalePolicyError
-from bowsprit_engine.speculation.acceptance import AcceptanceWindow
-from bowsprit_engine.speculation.costs import StepTimes, batch_bucket
+from bowsprit_engine.speculation.acceptance import LEAST_DRAFTS_TO_LOWER, AcceptanceWindow
+from bowsprit_engine.speculation.costs import StepTimes, batch_bucket, context_bucket, curve_of
 from bowsprit_policy.wire import DrafterCap, DrafterType, LoweredDrafter, PolicyStatus, PolicyTable, TableRow
 
 logger = logging.getLogger(__name__)
@@ -32,16 +32,23 @@ LONGEST_INTERVAL = 2048
 UNKNOWN_INTERVAL = 256
 FIRST_BASELINE_PROBE = 16
 STEPS_PER_JUDGEMENT = 16
+STEPS_PER_CURVE = 32  # step times are copied under a lock
 STEPS_TO_NEXT_TRY = 4  # after a probe for which the drafter had no proposal: it cost nothing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepCaps:
-    """`by_drafter`: most draft tokens per sequence. `probe`: for one sequence instead. `is_baseline`: a K=0 probe."""
+    """`by_drafter`: most draft tokens per sequence. `probe`: for one sequence instead. `is_baseline`: a K=0 probe.
+
+    `watch`: draft tokens for which a count-based drafter that is held at 0 is scored on the emitted text.
+    `has_windows`: caps are upper bounds, and each sequence's window is chosen within them.
+    """
 
     by_drafter: Mapping[str, int] = field(default_factory=dict)
     probe: Mapping[str, int] | None = None
     is_baseline: bool = False
+    watch: int = 0
+    has_windows: bool = False
 
     @property
     def is_probe(self) -> bool:
@@ -113,6 +120,9 @@ class PolicyExecutor:
         self._table = PolicyTable(revision=0, table=first_table(drafter_types, draft_tokens_max))
         self._buckets: dict[int, Bucket] = {}
         self._lowered: tuple[LoweredDrafter, ...] = ()
+        self._recent_times: Sequence[StepTimes] = ()
+        self._steps_to_times = 0
+        self._curves: dict[tuple[int, int, int, int], tuple[float, ...]] = {}
 
     def status(self) -> PolicyStatus:
         """The rows that steps obey: the table's in mode auto, else the one of the mode."""
@@ -151,7 +161,18 @@ class PolicyExecutor:
         if any(by_drafter.values()) and self._baseline_is_due(bucket, batch=batch, context=context):
             return StepCaps(is_baseline=True)
         probe = self._due_probe(bucket, allowed, batch=batch, context=context)
-        return StepCaps(by_drafter=by_drafter, probe=probe)
+        return StepCaps(by_drafter=by_drafter, probe=probe, watch=self._max, has_windows=True)
+
+    def curve(self, *, batch: int, rows: int, most: int, context: float) -> tuple[float, ...]:
+        """Seconds of a step of `batch` sequences with `rows`, `rows` + 1, … up to `most` more rows; () where unknown.
+
+        One source's figures, the first that knows both ends; what it doesn't know between them ends the curve.
+        """
+        key = (batch, rows, most, context_bucket(context))
+        times = self._cached_times()
+        if key not in self._curves:
+            self._curves[key] = next(filter(None, (curve_of(source, *key) for source in times)), ())
+        return self._curves[key]
 
     def observe(self, outcomes: Iterable[Outcome], *, batch: int, context: float) -> None:
         """Take in what became of a step's drafts, and lower or restore drafters by it."""
@@ -175,6 +196,21 @@ class PolicyExecutor:
         for name in sorted(touched if is_due else touched & bucket.lowered.keys()):
             self._judge(name, bucket, batch=batch, context=context)
 
+    def observe_watched(self, outcomes: Iterable[Outcome], *, batch: int, context: float) -> None:
+        """Take in what drafters that are held at 0 would have got: one that the engine lowered is restored by it."""
+        if self._mode != "auto" or batch == 0:
+            return
+        bucket = self._buckets.setdefault(batch_bucket(batch), Bucket())
+        allowed = self._row(batch)
+        for outcome in outcomes:
+            cap = allowed.get(outcome.drafter, 0)
+            if outcome.drafter not in bucket.lowered or cap == 0:
+                continue
+            window = bucket.windows.setdefault(outcome.drafter, AcceptanceWindow())
+            window.add(drafted=min(outcome.num_drafted, cap), accepted=min(outcome.num_accepted, cap))
+            if window.drafts >= LEAST_DRAFTS_TO_LOWER:
+                self._judge(outcome.drafter, bucket, batch=batch, context=context)
+
     def begin_revision(self, name: str) -> None:
         """A drafter was swapped: what is remembered of it is void."""
         for bucket in self._buckets.values():
@@ -197,6 +233,14 @@ class PolicyExecutor:
             if slowdown is not None:
                 return slowdown
         return None
+
+    def _cached_times(self) -> Sequence[StepTimes]:
+        self._steps_to_times -= 1
+        if self._steps_to_times <= 0:
+            self._steps_to_times = STEPS_PER_CURVE
+            self._recent_times = self._times()
+            self._curves.clear()
+        return self._recent_times
 
     def _judge(self, name: str, bucket: Bucket, *, batch: int, context: float) -> None:
         window = bucket.windows[name]

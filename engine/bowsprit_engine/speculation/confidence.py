@@ -1,0 +1,101 @@
+"""How likely a drafted token is to match, given that all before it do: a drafter's word, corrected by what happened.
+
+Decides by counts of drafts alike (who drafted, how sure it was, how far out, whether another drafter agrees, how this
+sequence's drafts have fared), with forgetting, each leaning on the next coarser counts. Pure arithmetic; refuses to
+know sequences, tokens and step times.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+HALF_LIFE_TOKENS = 500
+KEEP = 0.5 ** (1 / HALF_LIFE_TOKENS)
+LEAN = 8.0  # so many tokens' worth of belief has what the coarser counts say
+RAW_TRUST = 0.5  # of a drafter's own word, before anything is known; the rest is the prior of its type
+CONFIDENCE_BUCKETS = 8
+POSITION_LIMITS = (0, 1, 3, 7)
+FORTUNE_KEEP = 0.85  # per judged token of a sequence
+POOR, GOOD = 0.6, 1.1  # of matched over expected
+
+
+@dataclass(frozen=True, slots=True)
+class TokenKind:
+    """What drafted tokens have in common. `sureness`: bucket of the drafter's own confidence, None without one.
+
+    `agreement`: whether another drafter proposed the same up to here, None where none proposed as far. `fortune`: 0, 1
+    or 2, how this sequence's drafts have fared against what was expected.
+    """
+
+    drafter: str
+    position: int  # bucket
+    sureness: int | None
+    agreement: bool | None
+    fortune: int
+
+
+@dataclass(slots=True)
+class Fortune:
+    """Matched and expected tokens of one sequence, the latest weighing most."""
+
+    matched: float = 2.0
+    expected: float = 2.0
+
+    def add(self, *, probability: float, matched: bool) -> None:
+        self.matched = self.matched * FORTUNE_KEEP + matched
+        self.expected = self.expected * FORTUNE_KEEP + probability
+
+    @property
+    def bucket(self) -> int:
+        ratio = self.matched / self.expected
+        return 0 if ratio < POOR else 2 if ratio > GOOD else 1
+
+
+def position_bucket(position: int) -> int:
+    """0, 1, 2 to 3, 4 to 7, and beyond."""
+    return next((index for index, limit in enumerate(POSITION_LIMITS) if position <= limit), len(POSITION_LIMITS))
+
+
+def sureness_bucket(confidence: float | None) -> int | None:
+    """An eighth of [0, 1]; what is no number is the lowest."""
+    if confidence is None:
+        return None
+    return min(CONFIDENCE_BUCKETS - 1, int(confidence * CONFIDENCE_BUCKETS)) if confidence > 0 else 0
+
+
+class Calibrator:
+    """Counts of judged tokens. Used by the engine's thread only."""
+
+    def __init__(self) -> None:
+        self._counts: dict[object, list[float]] = {}  # [matched, judged], both weighted
+
+    def probability(self, kind: TokenKind, *, prior: float) -> float:
+        """P(such a token matches | all before it do). `prior`: of the drafter's type, where nothing is known."""
+        value = prior
+        if kind.sureness is not None:
+            value += RAW_TRUST * ((kind.sureness + 0.5) / CONFIDENCE_BUCKETS - prior)
+        for key in _coarse_to_fine(kind):
+            counts = self._counts.get(key)
+            if counts is not None:
+                value = (counts[0] + LEAN * value) / (counts[1] + LEAN)
+        return value
+
+    def learn(self, kind: TokenKind, *, matched: bool) -> None:
+        """A token of this kind was reached and judged."""
+        for key in _coarse_to_fine(kind):
+            counts = self._counts.setdefault(key, [0.0, 0.0])
+            counts[0] = counts[0] * KEEP + matched
+            counts[1] = counts[1] * KEEP + 1.0
+
+    def forget(self, drafter: str) -> None:
+        """A drafter was swapped: what is known of it is void."""
+        self._counts = {key: counts for key, counts in self._counts.items() if _drafter_of(key) != drafter}
+
+
+def _coarse_to_fine(kind: TokenKind) -> tuple[object, ...]:
+    by_sureness = (kind.drafter, kind.position if kind.sureness is None else None, kind.sureness)
+    return (by_sureness, (*by_sureness, kind.agreement, kind.fortune), kind)
+
+
+def _drafter_of(key: object) -> str:
+    return key.drafter if isinstance(key, TokenKind) else str(key[0]) if isinstance(key, tuple) else ""

@@ -1,0 +1,80 @@
+"""What the pool proposes for a sequence: tokens, who drafted each, and how likely it is that they match so far."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """Tokens `begin` to `end` of a proposal, of one drafter."""
+
+    drafter: str
+    begin: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Proposal:
+    """One entry per token: `sources[i]` drafted token i; `survivals[i]`: P(tokens 0..i all match). Empty: nobody."""
+
+    token_ids: tuple[int, ...] = ()
+    sources: tuple[str, ...] = ()
+    survivals: tuple[float, ...] = ()
+
+    @property
+    def drafter(self) -> str:
+        """Who begins, "" for nobody."""
+        return self.sources[0] if self.sources else ""
+
+    def cut(self, length: int) -> Proposal:
+        return Proposal(
+            token_ids=self.token_ids[:length], sources=self.sources[:length], survivals=self.survivals[:length]
+        )
+
+    def runs(self) -> Iterator[Run]:
+        """The drafters' shares, in order."""
+        begin = 0
+        for end in range(1, len(self.sources) + 1):
+            if end == len(self.sources) or self.sources[end] != self.sources[begin]:
+                yield Run(drafter=self.sources[begin], begin=begin, end=end)
+                begin = end
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Turn:
+    """One drafter's share of one sequence-step, verified: it drafted positions `begin` to `end`.
+
+    `limit`: end of the positions that it could have drafted, all before them being drafted. `num_judged`: positions of
+    the step's text that were judged, all before them having matched. `num_accepted`: tokens of the draft that matched.
+    """
+
+    drafter: str
+    begin: int
+    end: int
+    limit: int
+    num_judged: int
+    num_accepted: int
+
+
+def turns(
+    proposal: Proposal, *, asked: Sequence[str], caps: Mapping[str, int], num_accepted: int, num_emitted: int
+) -> list[Turn]:
+    """Whose turn each position of a verified proposal was. Where nothing was drafted it was that of all who were asked.
+
+    The last drafter could have gone on by one position within its cap; the others were followed by someone else.
+    """
+    runs = list(proposal.runs()) or [Run(drafter=name, begin=0, end=0) for name in asked]
+    length = len(proposal.token_ids)
+    return [
+        Turn(
+            drafter=run.drafter,
+            begin=run.begin,
+            end=run.end,
+            limit=max(run.end, min(run.end + 1, caps.get(run.drafter, 0))) if run.end == length else run.end,
+            num_judged=min(num_accepted + 1, num_emitted),
+            num_accepted=num_accepted,
+        )
+        for run in runs
+    ]

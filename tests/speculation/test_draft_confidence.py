@@ -1,0 +1,93 @@
+"""Probabilities of drafted tokens: begun from a drafter's own word, corrected by what happened, forgotten in time."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from bowsprit_engine.speculation.confidence import Calibrator, Fortune, TokenKind, position_bucket, sureness_bucket
+
+
+def kind(drafter="d", position=0, sureness=None, agreement=None, fortune=1):
+    return TokenKind(drafter, position, sureness, agreement, fortune)
+
+
+def test_nothing_known_is_the_prior_and_half_of_the_drafters_word():
+    """A drafter without confidences is believed as its type is."""
+    calibrator = Calibrator()
+
+    assert calibrator.probability(kind(), prior=0.35) == 0.35
+    assert calibrator.probability(kind(sureness=sureness_bucket(0.95)), prior=0.5) == pytest.approx(0.71875)
+
+
+def test_a_drafter_that_boasts_is_believed_what_comes_true():
+    """Sure of 95 % and right in one of five."""
+    calibrator, dice = Calibrator(), random.Random(1)
+    boast = kind(sureness=sureness_bucket(0.95))
+    for _ in range(1000):
+        calibrator.learn(boast, matched=dice.random() < 0.2)
+
+    assert calibrator.probability(boast, prior=0.6) == pytest.approx(0.2, abs=0.05)
+
+
+def test_a_kind_never_seen_leans_on_the_coarser_counts():
+    """What is known of the same drafter, equally sure, and of nobody else."""
+    calibrator = Calibrator()
+    for _ in range(100):
+        calibrator.learn(kind(sureness=6), matched=False)
+
+    assert calibrator.probability(kind(sureness=6, position=3, agreement=True), prior=0.6) < 0.1
+    assert calibrator.probability(kind("other", sureness=6), prior=0.6) > 0.6
+
+
+def test_agreement_of_two_drafters_is_worth_more_where_it_was():
+    """Counts apart: right when another agrees, wrong when not."""
+    calibrator = Calibrator()
+    for _ in range(50):
+        calibrator.learn(kind(agreement=True), matched=True)
+        calibrator.learn(kind(agreement=False), matched=False)
+
+    assert calibrator.probability(kind(agreement=True), prior=0.5) > 0.9
+    assert calibrator.probability(kind(agreement=False), prior=0.5) < 0.1
+
+
+def test_what_was_true_long_ago_is_forgotten():
+    """A drafter that turns good is believed after some hundred tokens."""
+    calibrator = Calibrator()
+    for _ in range(5000):
+        calibrator.learn(kind(), matched=False)
+    for _ in range(2000):
+        calibrator.learn(kind(), matched=True)
+
+    assert calibrator.probability(kind(), prior=0.5) > 0.9
+
+
+def test_a_swapped_drafter_begins_again_and_others_stay():
+    """Its counts are those of other weights."""
+    calibrator = Calibrator()
+    for _ in range(100):
+        calibrator.learn(kind("old"), matched=True)
+        calibrator.learn(kind("stays"), matched=True)
+    calibrator.forget("old")
+
+    assert calibrator.probability(kind("old"), prior=0.35) == 0.35
+    assert calibrator.probability(kind("stays"), prior=0.35) > 0.9
+
+
+def test_fortune_falls_within_a_few_tokens():
+    """Poor after four surprises, and even again after as many tokens that match."""
+    fortune = Fortune()
+    for _ in range(4):
+        fortune.add(probability=0.8, matched=False)
+    poor = fortune.bucket
+    for _ in range(8):
+        fortune.add(probability=0.8, matched=True)
+
+    assert (poor, fortune.bucket) == (0, 1)
+
+
+def test_buckets_hold_every_position_and_confidence():
+    """Also what is no probability."""
+    assert [position_bucket(position) for position in (0, 1, 2, 3, 4, 7, 8, 99)] == [0, 1, 2, 2, 3, 3, 4, 4]
+    assert [sureness_bucket(c) for c in (None, 0.0, 0.13, 1.0, 1.5, -1.0, float("nan"))] == [None, 0, 1, 7, 7, 0, 0]
