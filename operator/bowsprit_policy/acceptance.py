@@ -22,9 +22,6 @@ HALF_LIFE_DRAFTS = 500.0
 FADE_BEYOND_DRAFTS = 0.125
 # How many drafts' worth of belief a prior has. It is what a position that was never drafted rests on.
 PRIOR_DRAFTS = 10.0
-# Beyond what was ever in reach of a draft, each position is so much less often drafted than the one before: windows cut
-# more the further out they are. Stated, not measured; one table with a longer cap replaces it.
-LENGTH_DECAY = 0.9
 # What pods did before a leader began counts as so many drafts: better than a stated prior, and soon outweighed.
 HISTORY_DRAFTS = 100.0
 
@@ -214,19 +211,18 @@ def _share(state: AcceptanceState, prior: Prior) -> tuple[float, float]:
 
 
 def _lengths(state: AcceptanceState, positions: Sequence[float]) -> tuple[float, ...]:
-    """From drafted over extendable as far as there is evidence, then decaying; never less than what is accepted.
+    """From drafted over extendable, leaning on the position before; never less than what is accepted.
 
-    Engines of the previous version draft as far as the cap as far as anyone knows: all 1.
+    So beyond what was ever in reach drafts end as often at each position as at the last that was, and full ones are
+    assumed where nothing was ever cut, as of engines of the previous version.
     """
     lengths = []
     last, survives, accepted = 1.0, 1.0, 1.0
     for i, match in enumerate(positions):
         extendable, drafted = (of[i] if i < len(of) else 0.0 for of in (state.extendable, state.drafted))
         accepted *= match
-        if i > 0 and extendable >= PRIOR_DRAFTS:
-            last = min(1.0, drafted / extendable)
-        elif i > 0 and state.has_lengths:
-            last *= LENGTH_DECAY
+        if i > 0:
+            last = _lean(drafted, extendable, last)
         longer = max(survives * last if i > 0 else 1.0, accepted)
         lengths.append(longer / survives if survives > 0 else 1.0)
         survives = longer

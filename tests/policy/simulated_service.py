@@ -232,7 +232,9 @@ class SimulatedService:
         """What it would have drafted against what was emitted; nothing of it costs a row."""
         if drafter.type not in COUNT_BASED or self.is_previous_version:
             return
+        drafter.opportunities += 1
         if self.random.random() < drafter.share:
+            drafter.proposed += 1
             self._matched(drafter, self.max_draft_tokens)
         else:
             drafter.reached[0] += 1

@@ -134,12 +134,12 @@ def test_a_draft_is_never_priced_shorter_than_what_is_accepted_of_it(engine: Win
         assert 0 <= length <= 1
 
 
-def test_beyond_what_was_ever_in_reach_drafts_are_taken_to_end_sooner_and_sooner() -> None:
-    """A cap of 2 of which half is cut at the second token: further tokens are drafted ever less often."""
+def test_beyond_what_was_ever_in_reach_drafts_end_as_often_as_at_the_last_position() -> None:
+    """A cap of 2, and half of the drafts are cut at the second token: of what is left half at each further one."""
     kinds = (Kind(weight=1.0, matches=(0.9,) * 8), Kind(weight=1.0, matches=(0.9, 0.1)))
     engine = WindowedEngine(kinds=kinds, cap=2, floor=0.5)
     lengths = estimate(update(None, engine.counts()), max_draft_tokens=4).lengths
-    assert lengths == pytest.approx((1.0, 0.5, 0.45, 0.405), abs=0.001)
+    assert lengths == pytest.approx((1.0, 0.5, 0.5, 0.5), abs=0.001)
 
 
 def test_an_engine_of_the_previous_version_is_priced_at_full_drafts() -> None:
@@ -198,6 +198,8 @@ def test_look_up_that_is_scored_while_nothing_is_drafted_may_begin_drafts_again(
         name="ngram",
         type=DrafterType.NGRAM,
         revision=None,
+        opportunities=4000,
+        proposed=3800,
         reached=(4000, 3600),
         matched=(3600, 3240),
         extendable=(0, 0),
