@@ -12,8 +12,9 @@ import pytest
 from bowsprit_engine.core.grammar import FAILED, GrammarCompiler
 from bowsprit_engine.core.request import FinishReason, StepOutput
 from bowsprit_engine.errors import CallerError
+from bowsprit_engine.server.expressions import size_of
 from bowsprit_engine.server.grammars import MAX_INSIDE, Grammars
-from bowsprit_engine.server.schemas import MAX_TRIAL_SECONDS, Schema, Search, closed, expression_size
+from bowsprit_engine.server.schemas import MAX_TRIAL_SECONDS, Schema, Search, closed
 from bowsprit_engine.server.structured import json_structure
 from scripted_engine import TEMPLATE, VOCAB_SIZE, ScriptedEngine, byte_tokenizer
 from server.running_server import RunningServer, Serve
@@ -137,7 +138,51 @@ async def test_a_tokenizer_that_the_library_cannot_read_costs_structured_output_
 )
 def test_the_size_of_an_expression_is_what_its_repetitions_make(pattern: str, size: int) -> None:
     """Counted before anything is built."""
-    assert expression_size(pattern) == size
+    assert size_of(pattern, is_anchored=True).num_positions == size
+
+
+@pytest.mark.parametrize(
+    ("pattern", "is_anchored", "num_open"),
+    [
+        ("a{40}", True, 0),
+        ("a{40}", False, 40),  # of a schema: it may begin anywhere
+        ("^a{1,40}$", False, 0),  # the text is at one place of it
+        ("^a{1,40}b{5}$", False, 5),
+        ("(.*a.{8}b)*", True, 11),
+        ("(ab|cd){30}e{5}", True, 30),  # one more for each branch; branches of one length
+        ("(?:a|cd){30}e{5}", True, 95),
+        ("^(a?){40}$", False, 40),
+        ("^a|b{9}", False, 10),
+        ("^a|^b{9}", False, 1),
+        ("a{1,40}?b", True, 1),
+        ("(?P<year>[0-9]{4})-[0-9]{2}", True, 0),
+    ],
+)
+def test_what_comes_behind_something_of_no_fixed_length_is_open(pattern: str, is_anchored: bool, num_open: int) -> None:
+    """A text may be at many of its places at once, and each costs something for every token."""
+    assert size_of(pattern, is_anchored=is_anchored).num_open == num_open
+
+
+@pytest.mark.parametrize(
+    ("definition", "is_costly"),
+    [
+        ({"type": "string", "pattern": "^[a-z ]{1,500}$"}, False),
+        ({"type": "string", "pattern": "[a-z ]{1,500}"}, True),
+        ({"properties": {f"p{i}": {"pattern": "[A-Z]{9}"} for i in range(4)}}, True),
+        ({"type": "string", "maxLength": 500}, False),
+    ],
+)
+async def test_a_grammar_is_costly_by_all_its_expressions(
+    serve: Serve, definition: dict[str, Any], is_costly: bool
+) -> None:
+    """In a form and in tools."""
+    server: RunningServer = await serve(template=OFFERS, tool_format="hermes")
+    await server.chat(**schema(definition))
+    tool = {"type": "function", "function": {"name": "f", "parameters": {"properties": {"a": definition}}}}
+    await server.chat(tools=[tool], tool_choice="required")
+    await server.chat(tools=[tool], **schema({"type": "object"}))
+    grammars = [request.grammar for request in server.engine.requests]
+    assert [grammar.is_costly for grammar in grammars if grammar] == [is_costly] * 3
 
 
 @pytest.mark.parametrize(
@@ -211,7 +256,7 @@ async def test_the_schemas_of_all_tools_together_are_limited_before_any_is_compi
     """Where calls needn't be made, they are free then."""
     sources: list[str] = []
     server: RunningServer = await serve(template=OFFERS, tool_format="hermes")
-    monkeypatch.setattr(GrammarCompiler, "compile", lambda self, source: sources.append(source))
+    monkeypatch.setattr(GrammarCompiler, "compile", lambda self, source, **_: sources.append(source))
     refused = await server.chat(tools=TOOLS, tool_choice="required")
     assert (refused.status_code, refused.json()["error"]["param"], sources) == (400, "tools", [])
     assert "65536" in refused.json()["error"]["message"]
@@ -223,7 +268,7 @@ async def test_no_place_is_searched_for_a_refusal_that_nobody_reads(
     """A call that needn't be made is not held to a schema that can't be executed: one trial tells."""
     sources: list[str] = []
 
-    def refuse(self: GrammarCompiler, source: str) -> None:
+    def refuse(self: GrammarCompiler, source: str, *, is_costly: bool = False) -> None:
         sources.append(source)
         raise CallerError("no")
 

@@ -1,7 +1,9 @@
 """Output that keeps to a grammar: which tokens may follow, at every row of a step, and how much of a draft is possible.
 
-Decides by the grammar and the tokens emitted so far alone, so a constrained answer depends on nothing that was drafted;
-but where a costly grammar fails may (`_mask_after`).
+Decides by the grammar and the tokens emitted so far alone, so a constrained answer depends on nothing that was drafted,
+nor does the place where a grammar fails. The library counts the work of a lexer that remembers what it has seen, drafts
+that were refused and other sequences included: so that count never ends an answer, except that of a grammar which is
+called costly. Such a grammar has its lexer to itself, and nothing is drafted for it.
 llguidance has the grammars; compiling happens in the caller's thread, not in the engine's. Refuses to know where a
 grammar comes from (schemas, tools, expressions: the server's matter) and what is drawn.
 """
@@ -18,8 +20,14 @@ from numpy.typing import NDArray
 from bowsprit_engine.errors import CallerError
 
 MAX_SOURCE_CHARACTERS = 65_536
-# What one grammar may cost: its own size, and the work of one mask (measured: 500 properties 5 ms; beyond, refused).
-LIMITS = LLParserLimits(max_grammar_size=10_000, step_max_items=10_000, verbose_errors=False)
+# What one grammar may cost: its own size, and the parser's work for one mask, which is the same whenever it is asked
+# for (measured: 500 properties 5 ms; beyond, refused).
+MAX_SYMBOLS = 10_000
+MAX_ITEMS = 10_000
+COSTLY_FUEL = 200_000  # of a costly grammar's lexer for one mask, 15 to 30 ms
+UNBOUND_FUEL = 2**62  # of any other's: what would be too much is to be called costly before it is compiled
+MIN_LEXER_STATES = 250_000  # that a lexer remembers, 35 to 120 MB; when it is full, an empty one begins
+ANSWER_STATES = 100_000  # of them, for the text before a mask
 FAILED = "grammar_failed"
 
 Allowed = NDArray[np.bool_]  # [vocab], True where a token may be drawn
@@ -49,11 +57,23 @@ class GrammarCompiler:
         self.tokenizer = tokenizer
         self._vocab_size = vocab_size
         self._eos = frozenset(token for token in eos_token_ids if token < vocab_size)
+        self._lexer_states = max(MIN_LEXER_STATES, _num_bytes(tokenizer) + ANSWER_STATES)
 
-    def compile(self, source: str, *, limits: LLParserLimits = LIMITS) -> CompiledGrammar:
-        """A grammar from llguidance's own notation (`grammar_from_*`). Raises CallerError with the library's words."""
+    def compile(self, source: str, *, is_costly: bool = False, limits: LLParserLimits | None = None) -> CompiledGrammar:
+        """A grammar from llguidance's own notation (`grammar_from_*`). Raises CallerError with the library's words.
+
+        `is_costly`: its lexer may ask for more work than an engine's thread can give (server/expressions.py judges).
+        """
         if len(source) > MAX_SOURCE_CHARACTERS:
             raise CallerError(f"the grammar has {len(source)} characters, the limit is {MAX_SOURCE_CHARACTERS}")
+        if limits is None:
+            limits = LLParserLimits(
+                max_grammar_size=MAX_SYMBOLS,
+                step_max_items=MAX_ITEMS,
+                step_lexer_fuel=COSTLY_FUEL if is_costly else UNBOUND_FUEL,
+                max_lexer_states=self._lexer_states,
+                verbose_errors=False,
+            )
 
         def fresh() -> LLMatcher:
             return LLMatcher(self.tokenizer, source, log_level=0, limits=limits)
@@ -66,6 +86,7 @@ class GrammarCompiler:
         return CompiledGrammar(
             matcher=matcher,
             fresh=fresh,
+            is_costly=is_costly,
             eos_token_ids=self._eos,
             vocab_size=self._vocab_size,
             mask_size=self.tokenizer.vocab_size,
@@ -76,11 +97,13 @@ class GrammarCompiler:
 class CompiledGrammar:
     """A grammar that no sequence has begun. `mask_size`: tokens of the tokenizer, which may be more than logits.
 
-    Copies of `matcher` share a lexer, warm and with one budget; `fresh` makes one that shares nothing.
+    Copies of `matcher` share a lexer, warm and with one memory; `fresh` makes one that shares nothing. `is_costly`:
+    what the lexer may do for a mask is limited, and must not depend on what else it was asked.
     """
 
     matcher: LLMatcher
     fresh: Callable[[], LLMatcher]
+    is_costly: bool
     eos_token_ids: frozenset[int]
     vocab_size: int
     mask_size: int
@@ -94,23 +117,35 @@ class GrammarState:
 
     def __init__(self, grammar: CompiledGrammar) -> None:
         self._grammar = grammar
-        self._matcher = grammar.matcher.deep_copy()
+        self._matcher = grammar.fresh() if grammar.is_costly else grammar.matcher.deep_copy()
         self._emitted: list[int] = []
 
     def num_possible(self, draft: Sequence[int]) -> int:
-        """Leading tokens of a draft that may all be emitted, an end token not counted: its row could give no bonus."""
+        """Leading tokens of a draft that may all be emitted, an end token not counted: its row could give no bonus.
+
+        None for a costly grammar: its masks are those of emitted tokens, each of them once.
+        """
         ends = self._grammar.eos_token_ids
         end = next((index for index, token in enumerate(draft) if token in ends), len(draft))
-        return self._matcher.validate_tokens(list(draft[:end])) if end else 0
+        if end == 0 or self._grammar.is_costly:
+            return 0
+        possible = self._matcher.validate_tokens(list(draft[:end]))
+        if possible == end:
+            return end
+        _mask(self._matcher, self._grammar.mask_size)  # a lexer that is full allows nothing, and says so here
+        if self._matcher.is_error():
+            self._begin_again(())
+            possible = self._matcher.validate_tokens(list(draft[:end]))
+        return possible
 
     def forced(self, limit: int) -> tuple[int, ...]:
         """At most `limit` tokens of the text that the grammar leaves no choice about from here on; no end token.
 
         The text is sure, its cutting into tokens likely: with a tokenizer that cuts one text in one way, masks ask for
         these tokens too, but for the last ones a mask may allow another cutting of the same text, and what follows may
-        yet change. The state is as before when this returns.
+        yet change. The state is as before when this returns. None of a costly grammar, for which nothing is drafted.
         """
-        return tuple(self._matcher.compute_ff_tokens()[:limit]) if limit > 0 else ()
+        return () if limit <= 0 or self._grammar.is_costly else tuple(self._matcher.compute_ff_tokens()[:limit])
 
     def masks(self, draft: Sequence[int]) -> Masks:
         """What may follow the emitted tokens, and each draft after them; the state is as before when this returns."""
@@ -134,12 +169,9 @@ class GrammarState:
         self._matcher.consume_tokens(list(token_ids))  # a failure stays in the matcher, and the next mask finds it
 
     def _mask_after(self, drafts: Sequence[int]) -> Allowed:
-        """The mask where the matcher is, after `drafts`. Only a fresh matcher's failure counts: what one may cost adds
-        up over rows that were drafted and other choices, on which an answer must not depend.
-
-        It still does where a warm matcher succeeds and a fresh one would not, as it must pay for everything at once:
-        a costly grammar's failure may come later with drafts than without. Limits that never bind would end that, but
-        at what expressions of 2,000 positions may cost (4 million units of fuel, 0.3 s and more) all others would wait.
+        """The mask where the matcher is, after `drafts`. Only a fresh matcher's failure counts: another's lexer may be
+        full of what was drafted and of other sequences, on which an answer must not depend. A fresh one has room for
+        any mask, so that its failure is the parser's, or that of a costly grammar.
         """
         mask = _mask(self._matcher, self._grammar.mask_size)
         if self._matcher.is_error():
@@ -156,6 +188,11 @@ class GrammarState:
 def words_of(error: str) -> str:
     """The library's message without its state dump."""
     return error.split("\n<non-verbose/>")[0].strip()[:1000]
+
+
+def _num_bytes(tokenizer: LLTokenizer) -> int:
+    """Of all tokens: more than a lexer's steps for one mask, which walks through their common beginnings once."""
+    return sum(len(tokenizer.decode_bytes([token])) for token in range(tokenizer.vocab_size))
 
 
 def _mask(matcher: LLMatcher, size: int) -> Allowed:

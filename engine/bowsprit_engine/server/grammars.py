@@ -76,7 +76,7 @@ class Grammars:
                 code="unsupported_parameter",
             )
         try:
-            return self._compiler.compile(structure.source)
+            return self._compiler.compile(structure.source, is_costly=structure.is_costly)
         except CallerError as error:
             if not names_place:
                 raise

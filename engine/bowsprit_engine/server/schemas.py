@@ -6,7 +6,6 @@ other schemas.
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -20,10 +19,6 @@ _DEFINITIONS = ("$defs", "definitions")
 
 MAX_TRIALS = 200
 MAX_TRIAL_SECONDS = 0.05  # of the thread's own time, which a busy machine doesn't shorten
-# Positions, of all schemas of a grammar together. Measured: 1,000 cost 0.5 ms for each token of an answer, 10,000 more
-# than 10 ms.
-MAX_EXPRESSION_SIZE = 2_000
-_MOST_COUNTED = 10**9  # positions; Python prints no number of thousands of digits
 
 
 def parts(schema: Schema) -> Iterator[tuple[str, Schema]]:
@@ -104,54 +99,3 @@ def expressions(schema: Schema) -> Iterator[str]:
             if isinstance(part.get("patternProperties"), Mapping):
                 yield from part["patternProperties"]
             left.extend(part.values())
-
-
-_COUNT = re.compile(r"\{\s*+(\d*+)\s*+(?:,\s*+(\d*+)\s*+)?\}")  # possessive: else blanks cost their fourth power
-_CLASS_OPENING = re.compile(r"\[\^?\]?")  # a bracket that comes first is one of the characters
-
-
-def expression_size(pattern: str) -> int:
-    """How many positions a regular expression has when its counted repetitions are written out, up to a billion."""
-    groups = [0]
-    last = 0  # size of what a repetition would repeat; it is in groups[-1] already
-    index = 0
-    while index < len(pattern):
-        count = _COUNT.match(pattern, index)
-        if count:
-            times = max(1, min(_MOST_COUNTED, int(count[2] or count[1] or 1)))
-            groups[-1] += last * (times - 1)
-            last = min(_MOST_COUNTED, last * times)
-            index = count.end()
-            continue
-        text = pattern[index]
-        index = _atom_end(pattern, index)
-        if text == "(":
-            groups.append(0)
-            last = 0
-        elif text == ")" and len(groups) > 1:
-            last = groups.pop()
-            groups[-1] += last
-        elif text not in "*+?|^$":
-            last = 1
-            groups[-1] += 1
-    return min(_MOST_COUNTED, sum(groups))
-
-
-def _atom_end(pattern: str, index: int) -> int:
-    """Where the character, escape or class at `index` ends. Classes may hold others, as the library reads them."""
-    if pattern[index] == "\\":
-        return index + 2
-    depth = 0
-    while index < len(pattern):
-        opening = _CLASS_OPENING.match(pattern, index)
-        if opening:
-            depth += 1
-            index = opening.end()
-        elif depth and pattern[index] == "\\":
-            index += 2
-        else:
-            depth -= pattern[index] == "]" and depth > 0
-            index += 1
-        if depth == 0:
-            break
-    return index

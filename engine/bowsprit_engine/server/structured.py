@@ -18,6 +18,7 @@ from pydantic_core import from_json
 from bowsprit_engine.core.grammar import MAX_SOURCE_CHARACTERS
 from bowsprit_engine.errors import CallerError
 from bowsprit_engine.server import schemas
+from bowsprit_engine.server.expressions import MAX_POSITIONS, ExpressionSize, size_of, total_of
 from bowsprit_engine.server.schemas import Schema
 from bowsprit_engine.server.wire import (
     MAX_EXPRESSION_CHARACTERS,
@@ -37,7 +38,7 @@ ANY_OBJECT: Schema = {"type": "object"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Structure:
-    """A grammar that is not compiled yet. `param`: the field that asks for it.
+    """A grammar that is not compiled yet. `param`: the field that asks for it. `is_costly`: by its expressions.
 
     `schemas`: by their path, the schemas that it consists of, to say which of them a refusal is about.
     """
@@ -45,6 +46,7 @@ class Structure:
     source: str
     param: str
     schemas: Mapping[str, Schema]
+    is_costly: bool = False
 
     def refusal(self, error: CallerError, why_not: Callable[[Schema], str | None]) -> CallerError:
         """The same refusal with the field that it is about, as far down as the library's words can be traced."""
@@ -75,8 +77,8 @@ def structure_of(body: GenerationBody) -> Structure | None:
 
 
 def json_structure(schema: Schema, *, param: str) -> Structure:
-    check_schema(schema, param=param)
-    return Structure(source=json_source(schema), param=param, schemas={param: schema})
+    size = check_schema(schema, param=param)
+    return Structure(source=json_source(schema), param=param, schemas={param: schema}, is_costly=size.is_costly)
 
 
 def json_source(schema: Schema) -> str:
@@ -85,28 +87,23 @@ def json_source(schema: Schema) -> str:
     return source
 
 
-def check_schema(schema: Schema, *, param: str) -> tuple[int, int]:
-    """Its characters, and the positions of its regular expressions. Raises CallerError where one is beyond its limit:
-    the schema isn't worth a look, or can't be followed."""
-    size = len(json.dumps(schema))
-    if size > MAX_SOURCE_CHARACTERS:
-        raise CallerError(f"{param}: a schema of {size} characters, the limit is {MAX_SOURCE_CHARACTERS}", param=param)
-    total = 0
-    for pattern in schemas.expressions(schema):
-        total += _check_expression(pattern, param=param)
-    _check_positions(total, param=param)
-    return size, total
+def check_schema(schema: Schema, *, param: str) -> ExpressionSize:
+    """The size of its regular expressions. Raises CallerError where it has too much of anything: it isn't worth a look,
+    or can't be followed."""
+    _check_characters(len(json.dumps(schema)), param=param, what="a schema")
+    size = total_of(_checked(pattern, param=param, is_anchored=False) for pattern in schemas.expressions(schema))
+    _check_positions(size, param=param)
+    return size
 
 
-def check_schemas(together: Mapping[str, Schema], *, param: str) -> None:
+def check_schemas(together: Mapping[str, Schema], *, param: str) -> ExpressionSize:
     """Schemas of one grammar, by their path: each of them, and then their sums. Raises CallerError."""
-    checked = [check_schema(schema, param=path) for path, schema in together.items()]
-    size = sum(size for size, _ in checked)
-    if size > MAX_SOURCE_CHARACTERS:
-        raise CallerError(
-            f"{param}: schemas of {size} characters together, the limit is {MAX_SOURCE_CHARACTERS}", param=param
-        )
-    _check_positions(sum(positions for _, positions in checked), param=param)
+    size = total_of(check_schema(schema, param=path) for path, schema in together.items())
+    _check_characters(
+        sum(len(json.dumps(schema)) for schema in together.values()), param=param, what="schemas together"
+    )
+    _check_positions(size, param=param)
+    return size
 
 
 def _of_format(form: ResponseFormat) -> Structure:
@@ -118,8 +115,9 @@ def _of_format(form: ResponseFormat) -> Structure:
 def _of_extension(asked: StructuredOutputs) -> Structure:
     if asked.regex is not None:
         param = "structured_outputs.regex"
-        _check_expression(asked.regex, param=param)
-        return Structure(source=LLMatcher.grammar_from_regex(asked.regex), param=param, schemas={})
+        size = _checked(asked.regex, param=param, is_anchored=True)
+        source = LLMatcher.grammar_from_regex(asked.regex)
+        return Structure(source=source, param=param, schemas={}, is_costly=size.is_costly)
     if asked.choice is not None:
         source = grammar_from("choice", json.dumps(asked.choice))
         return Structure(source=source, param="structured_outputs.choice", schemas={})
@@ -138,8 +136,8 @@ def _read_schema(text: str) -> Schema:
     return schema
 
 
-def _check_expression(pattern: str, *, param: str) -> int:
-    """Its positions."""
+def _checked(pattern: str, *, param: str, is_anchored: bool) -> ExpressionSize:
+    """The size of an expression that may be looked at."""
     if len(pattern) > MAX_EXPRESSION_CHARACTERS:
         raise CallerError(
             f"{param}: a regular expression of {len(pattern)} characters, the limit is {MAX_EXPRESSION_CHARACTERS}",
@@ -147,13 +145,20 @@ def _check_expression(pattern: str, *, param: str) -> int:
         )
     if IGNORES_BLANKS.search(pattern):
         raise CallerError(f"{param}: a regular expression with the flag x, which is not supported", param=param)
-    size = schemas.expression_size(pattern)
+    size = size_of(pattern, is_anchored=is_anchored)
     _check_positions(size, param=param)
     return size
 
 
-def _check_positions(size: int, *, param: str) -> None:
-    if size > schemas.MAX_EXPRESSION_SIZE:
+def _check_positions(size: ExpressionSize, *, param: str) -> None:
+    if size.num_positions > MAX_POSITIONS:
         raise CallerError(
-            f"{param}: regular expressions of {size} positions, the limit is {schemas.MAX_EXPRESSION_SIZE}", param=param
+            f"{param}: regular expressions of {size.num_positions} positions, the limit is {MAX_POSITIONS}", param=param
+        )
+
+
+def _check_characters(num_characters: int, *, param: str, what: str) -> None:
+    if num_characters > MAX_SOURCE_CHARACTERS:
+        raise CallerError(
+            f"{param}: {what} of {num_characters} characters, the limit is {MAX_SOURCE_CHARACTERS}", param=param
         )

@@ -145,8 +145,9 @@ def call_structure(use: ToolUse, answer: Structure | None) -> Structure | None:
     None where text is free until a call, and nothing tells a call from text. Calls that must be made have no text
     around them; calls that may be made are held to the grammar from their marker on.
     """
-    paths = _schema_paths(use)
-    check_schemas(paths | dict(answer.schemas if answer else {}), param="tools")
+    paths = dict(_schema_paths(use))
+    size = check_schemas(paths | dict(answer.schemas if answer else {}), param="tools")
+    is_costly = size.is_costly or (answer is not None and answer.is_costly)
     rules = [*_call_rules(use)]
     calls = f"{_quoted(use.form.opening)} call{_more(use)} {_quoted(use.form.closing)}"
     if use.must_call:
@@ -162,8 +163,8 @@ def call_structure(use: ToolUse, answer: Structure | None) -> Structure | None:
     if answer is not None and not use.must_call:
         (inner,) = json.loads(answer.source)["grammars"]
         source = json.dumps({"grammars": [{"name": "calls", "lark_grammar": lark}, {**inner, "name": "answer"}]})
-        return Structure(source=source, param="tools", schemas={**paths, **answer.schemas})
-    return Structure(source=source, param="tools", schemas=paths)
+        paths |= answer.schemas
+    return Structure(source=source, param="tools", schemas=paths, is_costly=is_costly)
 
 
 def _schema_paths(use: ToolUse) -> dict[str, Schema]:
