@@ -105,6 +105,19 @@ def test_every_sample_is_accepted(api_server: ClusterUnderTest, name: str) -> No
         ),
         ({"model": URI, "speculation": {"drafters": [{"name": "s", "type": "Tree"}]}}, 'Unsupported value: "Tree"'),
         (
+            {"model": URI, "speculation": {"drafters": [{"name": "s", "type": "Suffix", "revision": "r"}]}},
+            "only a drafter of type Head has revisions",
+        ),
+        (
+            {
+                "model": URI,
+                "storage": {"claimName": "d"},
+                "speculation": {"drafters": [{"name": "s", "type": "Suffix"}]},
+                "training": {"drafter": "s"},
+            },
+            "training.drafter must name a drafter of type Head in speculation.drafters",
+        ),
+        (
             {"model": URI, "speculation": {"drafters": [{"name": f"n{n}", "type": "NGram"} for n in range(9)]}},
             "must have at most 8 items",
         ),
@@ -214,3 +227,5 @@ def test_kubectl_explain_tells_what_a_field_does(api_server: ClusterUnderTest) -
     text = " ".join(api_server.kubectl("explain", "smodel.spec.speculation").split())
     assert "How to speculate. Output never depends on any of it, only speed does." in text
     assert "the controller chooses draft lengths from measurements" in text
+    types = " ".join(api_server.kubectl("explain", "smodel.spec.speculation.drafters.type").split())
+    assert "Suffix - also in recent answers of the same tenant" in types
