@@ -284,10 +284,23 @@ def test_a_sample_keeps_about_its_share(write: Write) -> None:
 def test_tenants_are_hashed_with_a_key() -> None:
     """The same name is the same tenant in one place, and not to be told from the hash in another."""
     here, there = Capture(None, tenant_key="here"), Capture(None, tenant_key="there")
-    assert here.tenant({}, user="anna") == here.tenant({"x-bowsprit-tenant": "anna"}, user="bob")
+    assert here.tenant({"x-bowsprit-tenant": "anna"}, user="bob") == here.tenant(
+        {"x-bowsprit-tenant": "anna"}, user="bob"
+    )
     assert here.tenant({}, user="anna") != there.tenant({}, user="anna")
     assert here.tenant({}, user=None) == ""
     assert "anna" not in here.tenant({}, user="anna")
+
+
+def test_a_user_parts_a_tenant_and_never_names_another() -> None:
+    """The header is the gateway's, `user` the client's own word."""
+    capture = Capture(None)
+    named = {"x-bowsprit-tenant": "anna"}
+    tenants = [
+        capture.tenant(headers, user=user)
+        for headers, user in (({}, None), ({}, "anna"), (named, None), (named, "anna"), (named, "bob"), ({}, "bob"))
+    ]
+    assert len(set(tenants)) == len(tenants)
 
 
 def test_a_shards_tokens_are_in_its_footer() -> None:

@@ -6,6 +6,7 @@ Refuses to know how and where they are written.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
 from typing import Literal, Protocol
 
@@ -57,11 +58,15 @@ class Capture:
                 return word is None or word == "allow"
 
     def tenant(self, headers: Mapping[str, str], *, user: str | None) -> str:
-        """A keyed hash of the header or of OpenAI's `user`, "" without either. The name itself is never stored."""
-        name = headers.get(TENANT_HEADER) or user
-        if not name:
+        """A keyed hash of the header and of OpenAI's `user`, "" without both. The names themselves are never stored.
+
+        The header is a gateway's to set. `user` is the client's own word: it parts a tenant further, and never names
+        another tenant, whose cached prompts it could time.
+        """
+        names = (headers.get(TENANT_HEADER) or "", user or "")
+        if names == ("", ""):
             return ""
-        return hashlib.blake2b(name.encode(), key=self._tenant_key, digest_size=8).hexdigest()
+        return hashlib.blake2b(json.dumps(names).encode(), key=self._tenant_key, digest_size=8).hexdigest()
 
     def take(self, finished: FinishedRequest) -> None:
         """Called by the engine's thread when a request ended. Never blocks and never raises."""

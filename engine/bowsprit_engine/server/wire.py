@@ -102,7 +102,7 @@ class GenerationBody(BaseModel):
     structured_outputs: StructuredOutputs | None = None
     # ours
     speculation: Speculation | None = None
-    # sent by OpenAI's clients: `user` is the tenant of captured traffic, the others change nothing here
+    # sent by OpenAI's clients: `user` parts the caller's tenant (capture/intake.py), the others change nothing here
     user: str | None = Field(default=None, max_length=512)
     metadata: dict[str, Any] | None = None
     store: bool | None = None
