@@ -76,15 +76,16 @@ def test_a_swapped_drafter_begins_again_and_others_stay():
 
 
 def test_fortune_falls_within_a_few_tokens():
-    """Poor after four surprises, and even again after as many tokens that match."""
+    """From the middle to the worst in eight tokens, and back over it by as many again."""
     fortune = Fortune()
-    for _ in range(4):
-        fortune.add(probability=0.8, matched=False)
+    begin = fortune.bucket
+    for _ in range(8):
+        fortune.add(matched=False)
     poor = fortune.bucket
     for _ in range(8):
-        fortune.add(probability=0.8, matched=True)
+        fortune.add(matched=True)
 
-    assert (poor, fortune.bucket) == (0, 1)
+    assert (begin, poor, fortune.bucket) == (2, 0, 3)
 
 
 def test_buckets_hold_every_position_and_confidence():

@@ -15,16 +15,16 @@ LEAN = 8.0  # so many tokens' worth of belief has what the coarser counts say
 RAW_TRUST = 0.5  # of a drafter's own word, before anything is known; the rest is the prior of its type
 CONFIDENCE_BUCKETS = 8
 POSITION_LIMITS = (0, 1, 3, 7)
-FORTUNE_KEEP = 0.85  # per judged token of a sequence
-POOR, GOOD = 0.6, 1.1  # of matched over expected
+FORTUNE_KEEP = 0.9  # per judged token
+FORTUNE_BUCKETS = 5
 
 
 @dataclass(frozen=True, slots=True)
 class TokenKind:
     """What drafted tokens have in common. `sureness`: bucket of the drafter's own confidence, None without one.
 
-    `agreement`: whether another drafter proposed the same up to here, None where none proposed as far. `fortune`: 0, 1
-    or 2, how this sequence's drafts have fared against what was expected.
+    `agreement`: whether another drafter proposed the same up to here, None where none proposed as far. `fortune`:
+    bucket of how this drafter has fared in this sequence.
     """
 
     drafter: str
@@ -36,19 +36,19 @@ class TokenKind:
 
 @dataclass(slots=True)
 class Fortune:
-    """Matched and expected tokens of one sequence, the latest weighing most."""
+    """Matched and judged tokens of one drafter in one sequence, the latest weighing most."""
 
-    matched: float = 2.0
-    expected: float = 2.0
+    matched: float = 1.0
+    judged: float = 2.0
 
-    def add(self, *, probability: float, matched: bool) -> None:
+    def add(self, *, matched: bool) -> None:
         self.matched = self.matched * FORTUNE_KEEP + matched
-        self.expected = self.expected * FORTUNE_KEEP + probability
+        self.judged = self.judged * FORTUNE_KEEP + 1.0
 
     @property
     def bucket(self) -> int:
-        ratio = self.matched / self.expected
-        return 0 if ratio < POOR else 2 if ratio > GOOD else 1
+        """A fifth of [0, 1]."""
+        return min(FORTUNE_BUCKETS - 1, int(self.matched / self.judged * FORTUNE_BUCKETS))
 
 
 def position_bucket(position: int) -> int:
@@ -93,8 +93,12 @@ class Calibrator:
 
 
 def _coarse_to_fine(kind: TokenKind) -> tuple[object, ...]:
-    by_sureness = (kind.drafter, kind.position if kind.sureness is None else None, kind.sureness)
-    return (by_sureness, (*by_sureness, kind.agreement, kind.fortune), kind)
+    return (
+        (kind.drafter, kind.sureness),
+        (kind.drafter, kind.sureness, kind.fortune),
+        (kind.drafter, kind.sureness, kind.fortune, kind.agreement),
+        kind,
+    )
 
 
 def _drafter_of(key: object) -> str:

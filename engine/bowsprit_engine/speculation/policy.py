@@ -20,7 +20,15 @@ from bowsprit_engine.core.request import SpeculationParams
 from bowsprit_engine.errors import CallerError, StalePolicyError
 from bowsprit_engine.speculation.acceptance import LEAST_DRAFTS_TO_LOWER, AcceptanceWindow
 from bowsprit_engine.speculation.costs import StepTimes, batch_bucket, context_bucket, curve_of
-from bowsprit_policy.wire import DrafterCap, DrafterType, LoweredDrafter, PolicyStatus, PolicyTable, TableRow
+from bowsprit_policy.wire import (
+    COUNT_BASED,
+    DrafterCap,
+    DrafterType,
+    LoweredDrafter,
+    PolicyStatus,
+    PolicyTable,
+    TableRow,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -78,8 +86,8 @@ class Bucket:
 
 
 def first_table(types: Mapping[str, DrafterType], draft_tokens_max: int) -> tuple[TableRow, ...]:
-    """The table before any push: n-gram only, fewer tokens as the batch grows; a head waits for the operator."""
-    names = [name for name, drafter_type in types.items() if drafter_type is DrafterType.NGRAM]
+    """The table before any push: look-up only, fewer tokens as the batch grows; a head waits for the operator."""
+    names = [name for name, drafter_type in types.items() if drafter_type in COUNT_BASED]
 
     def row(max_batch_size: int | None, draft_tokens: int) -> TableRow:
         caps = tuple(DrafterCap(name=name, draft_tokens=min(draft_tokens, draft_tokens_max)) for name in names)

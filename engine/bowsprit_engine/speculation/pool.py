@@ -98,7 +98,7 @@ class DrafterPool:
 
     def expected_gain(self, drafter: Drafter, sequence: LiveSequence, cap: int) -> float:
         """Tokens that a draft of a costly drafter is expected to add, before it is asked, less what it costs."""
-        fortune = self.scores(sequence).fortune.bucket
+        fortune = self.scores(sequence).fortune(drafter.name).bucket
         kinds = [TokenKind(drafter.name, position_bucket(i), None, None, fortune) for i in range(cap)]
         gain, survival = 0.0, 1.0
         for kind in kinds:
@@ -114,7 +114,7 @@ class DrafterPool:
         first: int = 0,
     ) -> Candidate:  # fmt: skip
         """A draft with what is believed of it. `first`: position of its first token in the proposal."""
-        fortune = self.scores(sequence).fortune.bucket
+        fortune = self.scores(sequence).fortune(name).bucket
         kinds = []
         for index in range(len(draft.token_ids)):
             confidence = draft.confidences[index] if draft.confidences is not None else None

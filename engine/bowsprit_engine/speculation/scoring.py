@@ -54,10 +54,13 @@ class Pending:
 
 @dataclass(slots=True, kw_only=True)
 class SequenceScores:
-    """The drafts of one sequence that aren't decided yet, by slot, and how its drafts have fared."""
+    """The drafts of one sequence that aren't decided yet, by slot, and how its drafters have fared."""
 
-    fortune: Fortune = field(default_factory=Fortune)
+    fortunes: dict[str, Fortune] = field(default_factory=dict)
     pending: dict[str, Pending] = field(default_factory=dict)
+
+    def fortune(self, drafter: str) -> Fortune:
+        return self.fortunes.setdefault(drafter, Fortune())
 
     def keep(self, slot: str, pending: Pending) -> None:
         """Wait for the text, unless an earlier draft of this slot still does."""
@@ -91,7 +94,7 @@ class SequenceScores:
             if index >= pending.skipped:
                 at = index - pending.skipped
                 calibrator.learn(candidate.kinds[at], matched=is_match)
-                self.fortune.add(probability=candidate.probabilities[at], matched=is_match)
+                self.fortune(candidate.kinds[at].drafter).add(matched=is_match)
             if not is_match:
                 return True
             pending.num_matched += 1
