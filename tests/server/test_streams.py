@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
+from typing import Any
 
 import pytest
 
+from bowsprit_engine.server.prompts import PromptEncoder
 from scripted_engine import END, ScriptedEngine
 from server.running_server import RunningServer, Serve
 
@@ -146,3 +149,24 @@ async def _send(server: RunningServer, *, is_stream: bool) -> asyncio.StreamWrit
     await writer.drain()
     assert await asyncio.to_thread(server.engine.was_asked.wait, PATIENCE_SECONDS)
     return writer
+
+
+@pytest.mark.parametrize(("num_characters", "is_beside"), [(10, False), (20_000, True)])
+async def test_a_long_prompt_is_encoded_beside_the_loop(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, num_characters: int, is_beside: bool
+) -> None:
+    """Streams go on meanwhile; what is wrong with it is told as ever."""
+    server: RunningServer = await serve(max_model_len=30_000)
+    threads: list[int] = []
+    encode = PromptEncoder._encode
+
+    def watched(*args: Any, **fields: Any) -> Any:
+        threads.append(threading.get_ident())
+        return encode(*args, **fields)
+
+    monkeypatch.setattr(PromptEncoder, "_encode", watched)
+    answers = [await server.chat("x" * num_characters), await server.complete("x" * num_characters)]
+    assert [answer.status_code for answer in answers] == [200, 200]
+    assert [thread != threading.get_ident() for thread in threads] == [is_beside] * 2
+    refused = await server.chat("x" * num_characters, tools=[{"type": "function", "function": {"name": "f"}}] * 2)
+    assert (refused.status_code, refused.json()["error"]["type"]) == (400, "invalid_request_error")

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from typing import TypeVar
 
+from anyio import to_thread
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 from pydantic import ValidationError
@@ -32,6 +35,8 @@ from bowsprit_engine.server.tools import ToolUse, call_structure, tool_use
 from bowsprit_engine.server.wire import MAX_CHOICES, ChatBody, CompletionBody
 
 Body = TypeVar("Body", ChatBody, CompletionBody)
+Prompt = TypeVar("Prompt")
+LONG_BODY_BYTES = 4096  # of about 1,000 tokens, which take a millisecond
 NOBODY_READS = Response(status_code=499)  # as nginx logs a client that hung up; no one receives it
 
 
@@ -79,35 +84,43 @@ class _OpenAIPort:
 
     async def chat(self, request: Request) -> Response:
         served = self._lifecycle.ready()
-        body = await self._read(request, ChatBody)
-        if body is None:
+        content = await self._read(request)
+        if content is None:
             return NOBODY_READS
+        body, num_bytes = _parsed(content, ChatBody), len(content)
         _check_model(body.model, served)
         use = tool_use(body, served.prompts.tool_format)
-        prompt = served.prompts.chat(body, use)
+        prompt = await _beside(partial(served.prompts.chat, body, use), num_bytes=num_bytes)
         grammar = await _grammar(body, served, use)
         plan = _plan(body, request, served, prompts=[prompt], prefix="chatcmpl", grammar=grammar)
         return await _answer(request, served, _asked("chat", body, plan, use))
 
     async def complete(self, request: Request) -> Response:
         served = self._lifecycle.ready()
-        body = await self._read(request, CompletionBody)
-        if body is None:
+        content = await self._read(request)
+        if content is None:
             return NOBODY_READS
+        body, num_bytes = _parsed(content, CompletionBody), len(content)
         _check_model(body.model, served)
-        prompts = served.prompts.completion(body)
+        prompts = await _beside(partial(served.prompts.completion, body), num_bytes=num_bytes)
         grammar = await _grammar(body, served, None)
         plan = _plan(body, request, served, prompts=prompts, prefix="cmpl", grammar=grammar)
         return await _answer(request, served, _asked("completion", body, plan, None))
 
-    async def _read(self, request: Request, kind: type[Body]) -> Body | None:
-        content = await read_body(request.receive, request.headers, limit=self._max_body_bytes)
-        if content is None:
-            return None
-        try:
-            return kind.model_validate_json(content)
-        except ValidationError as error:
-            raise errors.explain(dict(error.errors(include_url=False)[0])) from error
+    async def _read(self, request: Request) -> bytes | None:
+        return await read_body(request.receive, request.headers, limit=self._max_body_bytes)
+
+
+def _parsed(content: bytes, kind: type[Body]) -> Body:
+    try:
+        return kind.model_validate_json(content)
+    except ValidationError as error:
+        raise errors.explain(dict(error.errors(include_url=False)[0])) from error
+
+
+async def _beside(encode: Callable[[], Prompt], *, num_bytes: int) -> Prompt:
+    """A prompt's tokens. Templates and tokenizers of long bodies have a thread, since all streams share the loop."""
+    return encode() if num_bytes <= LONG_BODY_BYTES else await to_thread.run_sync(encode)
 
 
 async def _grammar(body: ChatBody | CompletionBody, served: Served, use: ToolUse | None) -> CompiledGrammar | None:
