@@ -88,9 +88,15 @@ class ModelSettings(ProcessSettings):
             DrafterChoice(name="ngram", type=DrafterType.NGRAM),
             DrafterChoice(name="head", type=DrafterType.HEAD),
         ),
-        description="A drafter as NAME=TYPE (NGram, Head) or NAME=Model:URI, a small model of the same vocabulary; "
+        description="A drafter as NAME=TYPE (NGram, Suffix, Head) or NAME=Model:URI, a small model of the same vocabulary; "
         "repeatable. A head drafts once a speculator is loaded.",
         json_schema_extra={"auto": "ngram=NGram head=Head"},
+    )
+
+    suffix_sharing: Literal["tenant", "all"] = Field(
+        default="tenant",
+        description="Whose recent answers a Suffix drafter looks up: the tenant's own, or everybody's, which lets the "
+        "speed of an answer tell that somebody else was told it before.",
     )
 
     @field_validator("drafter", mode="before")

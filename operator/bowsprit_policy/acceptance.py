@@ -37,6 +37,7 @@ class Prior:
 # Stated, not measured here: n-gram look-up and a freshly trained head on a small chat model's own answers;
 # a draft model of the target's family.
 PRIORS = {
+    DrafterType.SUFFIX: Prior(share=0.5, match=0.6),
     DrafterType.NGRAM: Prior(share=0.3, match=0.6),
     DrafterType.HEAD: Prior(share=1.0, match=0.35),
     DrafterType.MODEL: Prior(share=1.0, match=0.5),

@@ -16,7 +16,7 @@ from bowsprit_policy.step_times import StepTimes
 from bowsprit_policy.wire import COUNT_BASED, DrafterType
 
 # Who is asked first.
-ORDER = (DrafterType.NGRAM, DrafterType.HEAD, DrafterType.MODEL)
+ORDER = (DrafterType.SUFFIX, DrafterType.NGRAM, DrafterType.HEAD, DrafterType.MODEL)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -25,7 +25,12 @@ HISTORY_UNITS = 200.0
 MOSTLY_CONTENDED = 0.5
 # Before drafting was ever timed. Head and draft model: share of a one-row step per drafted token, stated for a model of
 # a sixth of the target's size; n-gram look-up is nearly free.
-PRIOR_DRAFT_SHARE = {DrafterType.NGRAM: 0.002, DrafterType.HEAD: 0.04, DrafterType.MODEL: 0.15}
+PRIOR_DRAFT_SHARE = {
+    DrafterType.SUFFIX: 0.01,
+    DrafterType.NGRAM: 0.002,
+    DrafterType.HEAD: 0.04,
+    DrafterType.MODEL: 0.15,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -28,14 +28,15 @@ class WireModel(BaseModel):
 
 
 class DrafterType(StrEnum):
-    """How a drafter predicts: from the text itself, by a trained head, by a small model of the same vocabulary."""
+    """How a drafter predicts: from the text itself, also from recent answers, by a trained head, by a small model."""
 
     NGRAM = "NGram"
+    SUFFIX = "Suffix"
     HEAD = "Head"
     MODEL = "Model"
 
 
-COUNT_BASED = frozenset({DrafterType.NGRAM})
+COUNT_BASED = frozenset({DrafterType.NGRAM, DrafterType.SUFFIX})
 """Drafters that look tokens up: they cost microseconds, and are scored on emitted text without being used."""
 
 
@@ -104,9 +105,11 @@ class DrafterStats(WireModel):
     position was drafted; `drafted[i]`: those of them in which its token stood there. An engine of the previous version
     leaves the two out, and counts as reached only what was drafted. `opportunities`: sequence-steps in which it was
     asked; `proposed`: those in which it proposed at least one token. `drafted_tokens` and `accepted_tokens`
-    exclude the bonus token. `draft_seconds`: wall seconds spent drafting. Of a drafter with a KV cache of its own:
-    `kv_lag_tokens`, a gauge, tokens of live sequences that the target has computed and it hasn't; `not_finite`: drafts
-    that ended in logits that are not finite.
+    count verified tokens only and exclude the bonus token. A count-based drafter that is held at 0 is scored on emitted
+    text: that counts in `opportunities`, `proposed`, `reached` and `matched`, and in nothing else.
+    `draft_seconds`: wall seconds spent drafting. Of a drafter with a KV cache of its own: `kv_lag_tokens`, a gauge,
+    tokens of live sequences that the target has computed and it hasn't; `not_finite`: drafts that ended in logits that
+    are not finite.
     """
 
     name: str

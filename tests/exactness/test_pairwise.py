@@ -46,7 +46,7 @@ SAMPLINGS = {
     },
 }
 LEVELS = {
-    "drafter": ("none", "ngram", "head", "ngram+head", "hostile", "oracle", "model"),
+    "drafter": ("none", "ngram", "head", "suffix+head", "hostile", "oracle", "model"),
     "draft_tokens": (*range(17), ADAPTIVE),
     "batch": tuple(range(1, 9)),
     "neighbours": ("stay", "come and go"),

@@ -27,7 +27,7 @@ SAMPLINGS = {
     "held back, then stopped": {"temperature": 0.8, "min_tokens": 4, "stop_token_ids": frozenset(range(0, 3000, 3))},
 }
 LEVELS = {
-    "drafter": ("none", "ngram", "head", "ngram+head", "hostile", "oracle"),
+    "drafter": ("none", "ngram", "head", "suffix+head", "hostile", "oracle"),
     "draft_tokens": (0, 1, 3, 7, 16, ADAPTIVE),
     "batch": (1, 2, 4, 8),
     "neighbours": ("stay", "come and go"),

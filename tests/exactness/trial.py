@@ -19,6 +19,7 @@ from bowsprit_engine.speculation.drafters.base import Drafter
 from bowsprit_engine.speculation.drafters.head import HeadDrafter, serving_head
 from bowsprit_engine.speculation.drafters.ngram import NGramDrafter
 from bowsprit_engine.speculation.drafters.small_model import SmallModelDrafter
+from bowsprit_engine.speculation.drafters.suffix import SuffixDrafter
 from bowsprit_engine.training.head import HeadShape, RecurrentHead, TargetRows
 from exactness.design import ADAPTIVE, Case
 from exactness.served import MAX_MODEL_LEN, Answer, Asked, MovingTable, Run, Served, engine_of, plain_answer
@@ -107,7 +108,7 @@ class Bench:
             "none": list,
             "ngram": lambda: [NGramDrafter(name="ngram")],
             "head": lambda: [untrained_head(runner)],
-            "ngram+head": lambda: [NGramDrafter(name="ngram"), untrained_head(runner)],
+            "suffix+head": lambda: [SuffixDrafter(name="suffix"), untrained_head(runner)],
             "hostile": lambda: [adversary(vocab_size=runner.config.vocab_size)],
             "oracle": lambda: [oracle(sequences)],
             "model": lambda: [self._small_model(num_blocks=BLOCKS[case.kv], chunk_tokens=case.prefill_chunk)],

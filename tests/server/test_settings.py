@@ -71,7 +71,7 @@ def test_a_model_is_served_under_its_file_name_unless_told_otherwise(uri: str, n
         ({"kv_cache_memory": "2Q"}, ("--kv-cache-memory", "'2Q'", "Gi")),
         ({"capture_retention": "soon"}, ("--capture-retention", "'soon'", "168h")),
         ({"speculation": "9", "draft_tokens_max": "8"}, ("speculation 9", "draft_tokens_max 8")),
-        ({"drafter": ["x=Crystal"]}, ("--drafter", "x=Crystal", "NGram, Head, Model")),
+        ({"drafter": ["x=Crystal"]}, ("--drafter", "x=Crystal", "NGram, Suffix, Head, Model")),
         ({"drafter": ["a=NGram", "a=Head"]}, ("share a name",)),
         ({"drafter": ["small=Model"]}, ("--drafter", "small=Model", "NAME=TYPE:URI")),
         ({"drafter": ["ngram=NGram:/models/x"]}, ("--drafter", "ngram=NGram:/models/x", "NAME=TYPE:URI")),

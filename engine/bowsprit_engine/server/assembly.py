@@ -22,9 +22,11 @@ from bowsprit_engine.models.memory import largest_head_bytes
 from bowsprit_engine.models.uri import resolve_uri
 from bowsprit_engine.server import draft_models
 from bowsprit_engine.server.memory_plan import plan_memory
+from bowsprit_engine.speculation.drafters.answers import BYTES_PER_TOKEN
 from bowsprit_engine.speculation.drafters.base import Drafter
 from bowsprit_engine.speculation.drafters.head import HeadDrafter
 from bowsprit_engine.speculation.drafters.ngram import NGramDrafter
+from bowsprit_engine.speculation.drafters.suffix import KEPT_TOKENS, SuffixDrafter
 from bowsprit_engine.speculation.policy import SpeculationMode
 from bowsprit_policy.wire import DrafterType
 
@@ -132,6 +134,8 @@ def _drafter(choice: DrafterChoice, settings: ModelSettings, model: LoadedModel,
     match choice.type:
         case DrafterType.NGRAM:
             return NGramDrafter(name=choice.name)
+        case DrafterType.SUFFIX:
+            return SuffixDrafter(name=choice.name, sharing=settings.suffix_sharing)
         case DrafterType.HEAD:
             return HeadDrafter(name=choice.name, runner=model.runner)
         case DrafterType.MODEL:
@@ -140,5 +144,11 @@ def _drafter(choice: DrafterChoice, settings: ModelSettings, model: LoadedModel,
 
 
 def _drafter_bytes(choice: DrafterChoice, config: ModelConfig) -> int:
-    """Trained weights: the revision in use and the one that takes its place. Look-ups hold next to nothing."""
-    return 2 * largest_head_bytes(config) if choice.type is DrafterType.HEAD else 0
+    """Trained weights: the revision in use and the one that takes its place; recent answers with their index."""
+    match choice.type:
+        case DrafterType.HEAD:
+            return 2 * largest_head_bytes(config)
+        case DrafterType.SUFFIX:
+            return KEPT_TOKENS * BYTES_PER_TOKEN
+        case DrafterType.NGRAM | DrafterType.MODEL:  # next to nothing; planned by its shape
+            return 0

@@ -87,21 +87,37 @@ class Copy:
         return replace(self, length=0, since=self.since + 1)
 
 
-@dataclass(slots=True, kw_only=True)
-class Followed:
-    """What is kept of one sequence. `num_seen`: its tokens that `copy` has taken in."""
-
-    index: SuffixIndex
-    copy: Copy | None = None
-    num_seen: int = 0
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Start:
     """Where to copy from, and how many tokens before it match."""
 
     source: int
     match: float
+
+
+class OwnContext:
+    """One growing sequence as a source of its own continuation: its n-grams, and a copy that may be under way."""
+
+    def __init__(self, num_seen: int) -> None:
+        """`num_seen`: tokens that were there before anything could be copied."""
+        self.index = SuffixIndex()
+        self._copy: Copy | None = None
+        self._num_seen = num_seen
+
+    def start(self, token_ids: Sequence[int], ahead: Sequence[int] = ()) -> Start | None:
+        """Where what follows `token_ids` (the whole sequence) and `ahead` is copied from. `ahead` changes nothing."""
+        self.index.extend(token_ids)
+        if self._copy is not None:
+            self._copy = self._copy.advanced(token_ids, self._num_seen)
+        self._num_seen = len(token_ids)
+        text = [*token_ids, *ahead] if ahead else token_ids
+        copy = self._copy.advanced(text, self._num_seen) if self._copy is not None else None
+        start = best_start(self.index, copy, text)
+        if start is not None and not ahead:
+            is_fresh = copy is None or copy.broken_at is None or start.match >= COPY_LENGTH
+            begun = Copy(source=start.source) if is_fresh or copy is None else copy
+            self._copy = replace(begun, source=start.source, length=int(start.match))
+        return start
 
 
 def continue_from(token_ids: Sequence[int], start: int, count: int) -> tuple[int, ...]:
@@ -131,40 +147,33 @@ class NGramDrafter:
         self.state = DrafterState.ACTIVE
         self.reason = ""
         self.revision: str | None = None
-        self._followed: dict[str, Followed] = {}
+        self._contexts: dict[str, OwnContext] = {}
 
     def propose(self, contexts: Sequence[DraftContext]) -> list[Draft]:
         """One draft per context; empty where no suffix of at least two tokens occurred before and no copy resumes."""
         return [self._propose_one(context) for context in contexts]
 
     def forget(self, request_id: str) -> None:
-        self._followed.pop(request_id, None)
+        self._contexts.pop(request_id, None)
 
     def _propose_one(self, context: DraftContext) -> Draft:
-        followed = self._followed.get(context.request_id)
-        if followed is None:
-            followed = self._followed[context.request_id] = Followed(
-                index=SuffixIndex(), num_seen=len(context.token_ids)
-            )
-        followed.index.extend(context.token_ids)
-        if followed.copy is not None:
-            followed.copy = followed.copy.advanced(context.token_ids, followed.num_seen)
-        followed.num_seen = len(context.token_ids)
-        text: Sequence[int] = context.text if context.ahead else context.token_ids
-        copy = followed.copy.advanced(text, followed.num_seen) if followed.copy is not None else None
-        start = best_start(followed.index, copy, text)
+        own = self._contexts.get(context.request_id)
+        if own is None:
+            own = self._contexts[context.request_id] = OwnContext(len(context.token_ids))
+        start = own.start(context.token_ids, context.ahead)
         if start is None:
             return Draft(token_ids=())
-        if not context.ahead and (copy is None or copy.broken_at is None or start.match >= COPY_LENGTH):
-            followed.copy = Copy(source=start.source, length=int(start.match))
-        elif not context.ahead and copy is not None:
-            followed.copy = replace(copy, source=start.source, length=int(start.match))
+        text: Sequence[int] = context.text if context.ahead else context.token_ids
         count = context.max_draft_tokens
         matches = (min(LONGEST_COUNTED, start.match + index) for index in range(count))
         return Draft(
-            token_ids=continue_from(text, start.source, count),
-            confidences=tuple((match + 0.25) / (match + 0.25 + UNSURE) for match in matches),
+            token_ids=continue_from(text, start.source, count), confidences=tuple(belief(match) for match in matches)
         )
+
+
+def belief(match: float) -> float:
+    """P(the token after a match of so many tokens comes again), before anything is known of this text."""
+    return (match + 0.25) / (match + 0.25 + UNSURE)
 
 
 def best_start(index: SuffixIndex, copy: Copy | None, token_ids: Sequence[int]) -> Start | None:

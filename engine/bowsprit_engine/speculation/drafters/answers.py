@@ -1,0 +1,110 @@
+"""The service's recent answers, and where each short run of their tokens occurred: bounded, and learned at once.
+
+Decides what is kept (the newest answers, whose they are) and how a place in them is found: by the most recent
+occurrences of the last 8, 4 or 2 tokens. Refuses to know what is made of them. Used by the engine's thread only.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+NGRAMS = (8, 4, 2)  # tokens, the most telling first
+PLACES_KEPT = 8  # per n-gram, the most recent ones
+BYTES_PER_TOKEN = 768  # of memory for one kept token in CPython, its n-grams' places included (a test measures it)
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Answer:
+    """One sequence's tokens from a little before its answer on. `owner`: who may be told of it."""
+
+    owner: str
+    token_ids: list[int] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """`index`: of the token in `answer` that came next there."""
+
+    answer: Answer
+    index: int
+
+    @property
+    def token_id(self) -> int | None:
+        """What came next; None at the end of the answer."""
+        return self.answer.token_ids[self.index] if self.index < len(self.answer.token_ids) else None
+
+
+class RecentAnswers:
+    """At most `max_tokens` tokens of all owners together; the oldest answers make room."""
+
+    def __init__(self, *, max_tokens: int) -> None:
+        self._max_tokens = max_tokens
+        self._num_tokens = 0
+        self._answers: OrderedDict[int, Answer] = OrderedDict()  # by id(), oldest first
+        self._places: dict[int, list[Place]] = {}
+
+    @property
+    def num_tokens(self) -> int:
+        return self._num_tokens
+
+    @property
+    def num_places(self) -> int:
+        return sum(map(len, self._places.values()))
+
+    def begin(self, owner: str) -> Answer:
+        """A new answer, to be extended."""
+        answer = Answer(owner=owner)
+        self._answers[id(answer)] = answer
+        return answer
+
+    def extend(self, answer: Answer, token_ids: Sequence[int]) -> None:
+        """More tokens of `answer`, found from now on. An answer that had to make room learns no more."""
+        if id(answer) not in self._answers:
+            return
+        known = answer.token_ids
+        for token_id in token_ids:
+            index = len(known)
+            known.append(token_id)
+            for length in NGRAMS:
+                if length <= index:
+                    places = self._places.setdefault(_key(answer.owner, known[index - length : index]), [])
+                    places.append(Place(answer, index))
+                    if len(places) > PLACES_KEPT:
+                        del places[0]
+        self._num_tokens += len(token_ids)
+        while self._num_tokens > self._max_tokens and self._answers:
+            self._forget_oldest()
+
+    def find(self, owner: str, token_ids: Sequence[int]) -> Sequence[Place]:
+        """Where the last tokens occurred in the owner's answers, the most recent places last.
+
+        Two runs of tokens may share a key: whoever uses a place compares the tokens before it.
+        """
+        for length in NGRAMS:
+            if length <= len(token_ids):
+                places = self._places.get(_key(owner, token_ids[-length:]))
+                if places:
+                    return places
+        return ()
+
+    def _forget_oldest(self) -> None:
+        _, answer = self._answers.popitem(last=False)
+        known = answer.token_ids
+        for index in range(len(known)):
+            for length in NGRAMS:
+                if length <= index:
+                    self._forget_place(_key(answer.owner, known[index - length : index]), answer)
+        self._num_tokens -= len(known)
+
+    def _forget_place(self, key: int, answer: Answer) -> None:
+        left = [place for place in self._places.get(key, ()) if place.answer is not answer]
+        if left:
+            self._places[key] = left
+        else:
+            self._places.pop(key, None)
+
+
+def _key(owner: str, token_ids: Sequence[int]) -> int:
+    return hash((owner, *token_ids))

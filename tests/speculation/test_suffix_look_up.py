@@ -1,0 +1,170 @@
+"""Look-up in recent answers: what is found, who may find it, whom it believes, and that it stays small."""
+
+from __future__ import annotations
+
+import tracemalloc
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bowsprit_engine.speculation.drafters.answers import BYTES_PER_TOKEN, NGRAMS, PLACES_KEPT, RecentAnswers
+from bowsprit_engine.speculation.drafters.base import DraftContext, LearningDrafter
+from bowsprit_engine.speculation.drafters.suffix import LEAD, SuffixDrafter
+
+TEMPLATE = [900, 901, 902]
+
+
+def context(token_ids, *, request_id="r", num_prompt=3, tenant="", count=8, ahead=()):
+    return DraftContext(
+        request_id=request_id,
+        token_ids=token_ids,
+        hidden=None,
+        max_draft_tokens=count,
+        seed=0,
+        temperature=0.0,
+        num_prompt_tokens=num_prompt,
+        tenant=tenant,
+        ahead=ahead,
+    )
+
+
+def serve(drafter, answer, *, request_id, tenant="", prompt=TEMPLATE, forget=True):
+    """A sequence that is served a token at a time, without drafts."""
+    for length in range(1, len(answer) + 1):
+        drafter.learn(
+            context([*prompt, *answer[:length]], request_id=request_id, num_prompt=len(prompt), tenant=tenant)
+        )
+    if forget:
+        drafter.forget(request_id)
+
+
+def draft(drafter, token_ids, **changes):
+    return drafter.propose([context(token_ids, request_id="asked", **changes)])[0].token_ids
+
+
+def test_an_answer_that_was_given_is_drafted_for_the_next_request():
+    """From its first tokens on, and from the template's last ones before it."""
+    drafter = SuffixDrafter(name="suffix")
+    assert isinstance(drafter, LearningDrafter)
+    serve(drafter, range(10, 30), request_id="before")
+
+    assert draft(drafter, [*TEMPLATE, 10]) == tuple(range(11, 19))
+
+
+def test_what_another_sequence_has_just_emitted_is_known():
+    """While it still runs: nobody waits for its end."""
+    drafter = SuffixDrafter(name="suffix")
+    serve(drafter, range(10, 20), request_id="running", forget=False)
+
+    assert draft(drafter, [*TEMPLATE, 10, 11]) == tuple(range(12, 20))
+
+
+@pytest.mark.parametrize(("sharing", "drafted"), [("tenant", ()), ("all", tuple(range(11, 19)))])
+def test_answers_are_shared_within_a_tenant_unless_told_otherwise(sharing, drafted):
+    """Another tenant's speed must not tell what this one was told."""
+    drafter = SuffixDrafter(name="suffix", sharing=sharing)
+    serve(drafter, range(10, 30), request_id="before", tenant="one")
+
+    assert draft(drafter, [*TEMPLATE, 10], tenant="another") == drafted
+    assert draft(drafter, [*TEMPLATE, 10], tenant="one") == tuple(range(11, 19))
+
+
+def test_a_prompt_is_nobodys_draft_but_its_own_sequences():
+    """Of a prompt others see no more than the few tokens before the answer, where the template ends."""
+    prompt = [*range(100, 140), *TEMPLATE]
+    drafter = SuffixDrafter(name="suffix")
+    serve(drafter, range(10, 30), request_id="before", prompt=prompt)
+
+    assert draft(drafter, [*TEMPLATE, *prompt[:10]]) == ()
+    own = drafter.propose([context([*prompt, 10, *prompt[:10]], request_id="own", num_prompt=len(prompt))])[0]
+    assert own.token_ids == tuple(prompt[10:18])
+    assert len(prompt) > 10 + 8 + LEAD
+
+
+def test_the_longer_match_wins_the_vote():
+    """Two places where the last two tokens occurred; one of them matches further back."""
+    drafter = SuffixDrafter(name="suffix")
+    serve(drafter, [1, 2, 3, 4, 5, 6, 50], request_id="long")
+    for index in range(2):
+        serve(drafter, [70 + index, 5, 6, 60], request_id=f"short {index}")
+
+    assert draft(drafter, [*TEMPLATE, 1, 2, 3, 4, 5, 6], count=1) == (50,)
+
+
+def test_a_source_that_was_wrong_before_is_believed_less():
+    """The same answer promised over and over, and never given: its confidence falls below a half."""
+    drafter = SuffixDrafter(name="suffix")
+    serve(drafter, range(10, 20), request_id="before")
+    sureness = []
+    for index in range(12):
+        asked = context([*TEMPLATE, 10, 11], request_id=f"r{index}", count=1)
+        drafter.learn(asked)
+        sureness.append(drafter.propose([asked])[0].confidences[0])
+        drafter.learn(context([*TEMPLATE, 10, 11, 500 + index], request_id=f"r{index}"))
+        drafter.forget(f"r{index}")
+
+    assert sureness[0] > 0.5 > sureness[-1]
+
+
+def test_what_others_drafted_ahead_is_followed_and_nothing_is_kept_of_it():
+    """A draft that goes on after another drafter's tokens."""
+    drafter = SuffixDrafter(name="suffix")
+    serve(drafter, range(10, 30), request_id="before")
+
+    assert draft(drafter, [*TEMPLATE, 77], ahead=(10, 11, 12)) == tuple(range(13, 21))
+    assert draft(drafter, [*TEMPLATE, 10, 11, 12]) == tuple(range(13, 21))
+
+
+def test_the_oldest_answers_make_room():
+    """What is kept is bounded over all tenants; of what made room nothing is left, of the others everything."""
+    answers = RecentAnswers(max_tokens=100)
+    kept = [answers.begin(f"tenant {index}") for index in range(50)]
+    for index, answer in enumerate(kept):
+        answers.extend(answer, range(index * 10, index * 10 + 10))
+        assert answers.num_tokens <= 100
+
+    assert answers.find("tenant 39", range(390, 395)) == ()
+    assert [place.token_id for place in answers.find("tenant 40", range(400, 405))] == [405]
+    assert answers.num_places == 10 * sum(10 - length for length in NGRAMS)
+
+
+def test_an_answer_that_made_room_while_it_runs_learns_no_more():
+    """One endless answer doesn't push out what came after it for ever."""
+    answers = RecentAnswers(max_tokens=50)
+    first, second = answers.begin(""), answers.begin("")
+    answers.extend(second, range(20))
+    answers.extend(first, range(100, 160))
+    answers.extend(first, range(160, 200))
+
+    assert (answers.num_tokens, answers.find("", range(100, 108))) == (20, ())
+    assert [place.token_id for place in answers.find("", range(8))] == [8]
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=40), min_size=1, max_size=12), st.integers(1, 120))
+def test_places_are_those_of_kept_answers_and_few(texts, max_tokens):
+    """Whatever comes: within the bound, at most so many places per n-gram, each in an answer that is still kept."""
+    answers = RecentAnswers(max_tokens=max_tokens)
+    for text in texts:
+        answers.extend(answers.begin(""), text)
+        places = answers.find("", text)
+        assert len(places) <= PLACES_KEPT
+        assert all(place.token_id is not None for place in places)
+        assert answers.num_tokens <= max_tokens
+
+
+def test_a_kept_token_takes_no_more_memory_than_is_planned_for():
+    """Tokens that never repeat are the most expensive: each has n-grams of its own."""
+    tracemalloc.start()
+    try:
+        answers = RecentAnswers(max_tokens=20_000)
+        before = tracemalloc.get_traced_memory()[0]
+        for index in range(20):
+            answers.extend(answers.begin(""), range(index * 1000, index * 1000 + 1000))
+        taken = tracemalloc.get_traced_memory()[0] - before
+    finally:
+        tracemalloc.stop()
+
+    assert answers.num_tokens == 20_000
+    assert 0.5 * BYTES_PER_TOKEN < taken / answers.num_tokens < BYTES_PER_TOKEN
