@@ -14,13 +14,20 @@ from bowsprit_engine.speculation.drafters.small_model import SmallModelDrafter
 from bowsprit_policy.wire import DrafterState
 from tiny_models import tiny_config
 
-CONFIG = dataclasses.replace(tiny_config(), eos_token_ids=())
+CONFIG = dataclasses.replace(tiny_config(tie_word_embeddings=False), eos_token_ids=())
 PROMPTS = [[(7 * i * i + 3 * i + j) % CONFIG.vocab_size for i in range(4 + 9 * j)] for j in range(5)]
 SHARED = [(11 * i) % CONFIG.vocab_size for i in range(40)]
 
 
+class SharpCheckpoint(RandomCheckpoint):
+    """Logits that spread as a language model's do, and tell every earlier token."""
+
+    def tensor(self, name):
+        return super().tensor(name) * (8.0 if "lm_head" in name or "v_proj" in name or "o_proj" in name else 1.0)
+
+
 def model(seed=0):
-    return NativeRunner(RandomCheckpoint(Path("tiny"), CONFIG, seed=seed), num_threads=None)
+    return NativeRunner(SharpCheckpoint(Path("tiny"), CONFIG, seed=seed), num_threads=None)
 
 
 def draft_model(*, seed=0, num_blocks=128, chunk_tokens=64):

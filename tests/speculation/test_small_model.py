@@ -19,15 +19,15 @@ from bowsprit_engine.speculation.drafters.small_model import SmallModelDrafter
 from bowsprit_policy.wire import DrafterState
 from tiny_models import rows, tiny_config
 
-CONFIG = tiny_config(max_model_len=96)
+CONFIG = tiny_config(max_model_len=96, tie_word_embeddings=False)
 VOCAB = CONFIG.vocab_size
 
 
 class SharpCheckpoint(RandomCheckpoint):
-    """Logits that spread as a language model's do."""
+    """Logits that spread as a language model's do, and tell every earlier token: wrong KV gives wrong drafts."""
 
     def tensor(self, name):
-        return super().tensor(name) * (4.0 if name == "model.embed_tokens.weight" else 1.0)
+        return super().tensor(name) * (8.0 if "lm_head" in name or "v_proj" in name or "o_proj" in name else 1.0)
 
 
 @cache
@@ -230,6 +230,7 @@ class Story:
             st.integers(0, 5),  # cap; 0: learn only
             st.integers(0, 5),  # accepted
             st.integers(0, VOCAB - 1),  # bonus
+            st.lists(st.integers(0, VOCAB - 1), max_size=4),  # accepted of another drafter instead
             st.booleans(),  # the sequence ends
         ),
         max_size=14,
@@ -241,7 +242,7 @@ def test_whatever_the_history_a_draft_is_the_models_own_continuation(num_blocks,
     """
     small = drafter(num_blocks=num_blocks, chunk_tokens=chunk)
     stories: dict[str, Story] = {}
-    for names, cap, accepted, bonus, ends in moves:
+    for names, cap, accepted, bonus, others, ends in moves:
         for name in names:
             stories.setdefault(name, Story(text=list(PROMPT[: 5 + 6 * "abc".index(name)])))
         drafts = (
@@ -252,7 +253,7 @@ def test_whatever_the_history_a_draft_is_the_models_own_continuation(num_blocks,
             proposed = draft.token_ids if draft is not None else ()
             if proposed:
                 assert proposed == continuation(story.text, cap)
-            story.text += [*proposed[:accepted], bonus]
+            story.text += [*(others or proposed[:accepted]), bonus]
             small.learn(context(story.text, name=name))
             if len(story.text) > 80 or (ends and name == names[0]):
                 small.forget(name)
