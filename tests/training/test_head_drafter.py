@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,41 +10,25 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from bowsprit_engine.errors import SpeculatorError
 from bowsprit_engine.kernels.reference import noise
 from bowsprit_engine.speculation.drafters.base import DraftContext
-from bowsprit_engine.speculation.drafters.head import HeadDrafter, accuracy, serving_head
+from bowsprit_engine.speculation.drafters.head import HeadDrafter, serving_head
 from bowsprit_engine.speculation.drafters.keyed_noise import gumbel_of
-from bowsprit_engine.training import artifact, loop
-from bowsprit_engine.training.artifact import HeadConfig
-from bowsprit_engine.training.features import selftest_of
-from bowsprit_engine.training.head import HeadShape, RecurrentHead
-from bowsprit_engine.training.loop import LoopSettings
+from bowsprit_engine.training import artifact
+from bowsprit_engine.training.head import RecurrentHead
 from bowsprit_policy.wire import DrafterState
-from training.learnable import DIGEST, EPS, HIDDEN, VOCAB, LearnableRunner, recorded, states_of, target_rows
-
-DRAFT_TOKEN_IDS = torch.arange(0, VOCAB - 6)
-SHAPE = HeadShape(hidden_size=HIDDEN, intermediate_size=64, rms_norm_eps=EPS)
+from training.learnable import DIGEST, LearnableRunner, recorded, states_of, target_rows
+from training.learned_head import DRAFT_TOKEN_IDS, SHAPE, learned, write
 
 
 @pytest.fixture(scope="module")
 def trained() -> tuple[LearnableRunner, RecurrentHead]:
     """A head that has learned the target."""
     runner = LearnableRunner()
-    rising = itertools.count(1.0)  # the last weights are kept
-    torch.manual_seed(0)
-    head = RecurrentHead(SHAPE, target_rows(runner, DRAFT_TOKEN_IDS))
-    loop.train(
-        head,
-        target=target_rows(runner, DRAFT_TOKEN_IDS),
-        requests=[states_of(runner, request) for request in recorded(runner, 96)],
-        embed=runner.embed,
-        judge=lambda _: next(rising),
-        settings=LoopSettings(unroll=3, rows_per_batch=96, max_epochs=8, learning_rate=5e-3),
-        clock=lambda: 0.0,
-    )
-    return runner, head
+    return runner, learned(runner)
 
 
 @pytest.fixture
@@ -53,25 +36,6 @@ def folder(trained: tuple[LearnableRunner, RecurrentHead], tmp_path: Path) -> Pa
     """The head, stored."""
     write(tmp_path / "m-head-1", *trained)
     return tmp_path / "m-head-1"
-
-
-def write(folder: Path, runner: LearnableRunner, head: RecurrentHead) -> tuple[str, int]:
-    selftest = selftest_of([states_of(runner, request) for request in recorded(runner, 8, seed=5)])
-    serving = serving_head(head, DRAFT_TOKEN_IDS, runner, revision="m-head-1")
-    config = HeadConfig(
-        hidden_size=HIDDEN,
-        intermediate_size=64,
-        draft_vocab_size=DRAFT_TOKEN_IDS.numel(),
-        rms_norm_eps=EPS,
-        draft_tokens=3,
-        target_model_digest=DIGEST,
-        target_vocab_size=VOCAB,
-        target_eos_token_ids=(VOCAB - 1,),
-        revision="m-head-1",
-        parent=None,
-        selftest_accuracy=accuracy(serving, selftest, embed=runner.embed),
-    )
-    return artifact.write(folder, head=head, config=config, draft_token_ids=DRAFT_TOKEN_IDS, selftest=selftest)
 
 
 def loaded(runner: LearnableRunner, folder: Path) -> HeadDrafter:
@@ -244,16 +208,65 @@ def test_a_missing_file_is_named(trained: tuple[LearnableRunner, RecurrentHead],
     assert raised.value.reason == "Unreadable"
 
 
-@pytest.mark.parametrize("spoil", [torch.zeros_like, lambda weight: torch.full_like(weight, torch.nan)])
-def test_a_head_that_no_longer_predicts_its_target_is_broken(
-    trained: tuple[LearnableRunner, RecurrentHead], folder: Path, spoil: Callable[[torch.Tensor], torch.Tensor]
+def _with(name: str, index: int, value: float) -> Callable[[dict[str, Tensor]], dict[str, Tensor]]:
+    def spoil(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        changed = tensors[name].clone()
+        changed.view(-1)[index] = value
+        return tensors | {name: changed}
+
+    return spoil
+
+
+def _random(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Weights of the right shapes that have learned nothing."""
+    dice = torch.Generator().manual_seed(1)
+    learned_names = [name for name in tensors if name not in ("d2t", "selftest.hidden", "selftest.token_ids")]
+    return tensors | {
+        name: torch.randn(tensors[name].shape, generator=dice).to(torch.bfloat16) for name in learned_names
+    }
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason", "words"),
+    [
+        (_random, "SelfTestFailed", r"hits .*%.* self-test tokens, needs .*%"),
+        (lambda t: t | {"output_scale": t["output_scale"] * 0}, "SelfTestFailed", r"hits .*%.*, needs .*%"),
+        (lambda t: t | {"selftest.hidden": t["selftest.hidden"].roll(1, 0)}, "SelfTestFailed", "needs .*%"),
+        (_with("down", 7, torch.nan), "NotFinite", "tensor down that are not finite: found 1, wanted 0"),
+        (_with("state_up", 7, torch.inf), "NotFinite", "tensor state_up that are not finite: found 1, wanted 0"),
+        (_with("selftest.hidden", 7, torch.nan), "NotFinite", "selftest.hidden .* found 1, wanted 0"),
+        (_with("d2t", 0, -1), "VocabularyMismatch", "draft vocabulary reaches token -1, the target has 96"),
+        (_with("d2t", -1, 200), "VocabularyMismatch", "draft vocabulary reaches token 289, the target has 96"),
+        (_with("selftest.token_ids", 0, 96), "VocabularyMismatch", "self-test reaches token 96, the target has 96"),
+        (lambda t: t | {"d2t": t["d2t"].float()}, "ShapeMismatch", "d2t: found torch.float32, wanted torch.int64"),
+        (lambda t: t | {"down": t["down"][:, 1:].clone()}, "ShapeMismatch", r"found \(32, 63\), wanted \(32, 64\)"),
+        (lambda t: {n: v for n, v in t.items() if n != "down"}, "ShapeMismatch", r"found absent, wanted \(32, 64\)"),
+    ],
+)
+def test_a_broken_head_is_refused_and_said_to_be_broken(
+    trained: tuple[LearnableRunner, RecurrentHead],
+    folder: Path,
+    spoil: Callable[[dict[str, Tensor]], dict[str, Tensor]],
+    reason: str,
+    words: str,
 ) -> None:
-    """Weights lost or not finite fail the self-test; a revision in use would have stayed."""
+    """With what was found and what was wanted; it never drafts."""
     runner, _ = trained
     weights = folder / artifact.WEIGHTS_FILE
-    tensors = load_file(weights)
-    save_file(tensors | {"output_scale": spoil(tensors["output_scale"])}, weights)
+    save_file(spoil(load_file(weights)), weights)
     drafter = HeadDrafter(name="head", runner=runner)
-    with pytest.raises(SpeculatorError, match="self-test tokens") as raised:
+    with pytest.raises(SpeculatorError, match=words) as raised:
         drafter.load(folder, None, "m-head-1", DIGEST)
-    assert (raised.value.reason, drafter.state) == ("SelfTestFailed", DrafterState.BROKEN)
+    assert (raised.value.reason, drafter.state, drafter.reason) == (reason, DrafterState.BROKEN, str(raised.value))
+    assert [draft.token_ids for draft in drafter.propose(contexts(runner))] == [(), (), ()]
+
+
+def test_a_broken_head_leaves_the_one_in_use(trained: tuple[LearnableRunner, RecurrentHead], folder: Path) -> None:
+    """It drafts on, token for token."""
+    runner, _ = trained
+    drafter = loaded(runner, folder)
+    before = drafter.propose(contexts(runner))
+    save_file(_random(load_file(folder / artifact.WEIGHTS_FILE)), folder / artifact.WEIGHTS_FILE)
+    with pytest.raises(SpeculatorError, match="self-test tokens"):
+        drafter.load(folder, None, "m-head-2", DIGEST)
+    assert (drafter.state, drafter.propose(contexts(runner))) == (DrafterState.ACTIVE, before)

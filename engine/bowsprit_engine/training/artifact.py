@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -31,7 +31,10 @@ EVALUATION_FILE = "evaluation.json"
 
 
 class HeadConfig(BaseModel):
-    """config.json. `selftest_accuracy`: share of the self-test rows whose next token the head hit when it was made."""
+    """config.json. `selftest_accuracy`: share of the self-test rows whose next token the head hit when it was made.
+
+    `confidence_temperature`: what logits are divided by before they tell how sure a draft is (training/calibration.py).
+    """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -39,7 +42,7 @@ class HeadConfig(BaseModel):
     speculators_model_type: str = "bowsprit_recurrent_head"
     hidden_size: int
     intermediate_size: int
-    draft_vocab_size: int
+    draft_vocab_size: int = Field(gt=0)
     rms_norm_eps: float
     draft_tokens: int
     target_model_digest: str
@@ -47,7 +50,8 @@ class HeadConfig(BaseModel):
     target_eos_token_ids: tuple[int, ...]
     revision: str
     parent: str | None
-    selftest_accuracy: float
+    selftest_accuracy: float = Field(ge=0, le=1)
+    confidence_temperature: float = Field(default=1.0, gt=0, allow_inf_nan=False)
 
     @property
     def shape(self) -> HeadShape:
@@ -117,12 +121,10 @@ def read(folder: Path, *, sha256: str | None, model_digest: str, vocab_size: int
     except (OSError, SafetensorError) as error:
         raise SpeculatorError(f"{weights_file}: can't be read: {error}", reason="Unreadable") from error
     _check_shapes(weights_file, config, tensors)
+    _check_values(weights_file, config, tensors)
     draft_token_ids = tensors["d2t"] + torch.arange(config.draft_vocab_size)
-    if int(draft_token_ids.min()) < 0 or int(draft_token_ids.max()) >= vocab_size:
-        raise SpeculatorError(
-            f"{weights_file}: draft vocabulary reaches token {int(draft_token_ids.max())}, the target has {vocab_size}",
-            reason="VocabularyMismatch",
-        )
+    _check_tokens(weights_file, "draft vocabulary", draft_token_ids, vocab_size)
+    _check_tokens(weights_file, "self-test", tensors["selftest.token_ids"], vocab_size)
     return StoredHead(
         config=config,
         draft_token_ids=draft_token_ids,
@@ -177,6 +179,22 @@ def _check_shapes(path: Path, config: HeadConfig, tensors: dict[str, Tensor]) ->
     for name, shape in expected.items():
         found = tuple(tensors[name].shape) if name in tensors else "absent"
         _must_equal(path, "ShapeMismatch", f"tensor {name}", found, shape)
+
+
+def _check_values(path: Path, config: HeadConfig, tensors: dict[str, Tensor]) -> None:
+    for name in (*_parameter_shapes(config), "selftest.hidden"):
+        num_bad = int((~torch.isfinite(tensors[name])).sum())
+        _must_equal(path, "NotFinite", f"values of tensor {name} that are not finite", num_bad, 0)
+    for name in ("d2t", "selftest.token_ids"):
+        _must_equal(path, "ShapeMismatch", f"type of tensor {name}", tensors[name].dtype, torch.int64)
+
+
+def _check_tokens(path: Path, what: str, token_ids: Tensor, vocab_size: int) -> None:
+    for token_id in (int(token_ids.min()), int(token_ids.max())) if token_ids.numel() else ():
+        if not 0 <= token_id < vocab_size:
+            raise SpeculatorError(
+                f"{path}: {what} reaches token {token_id}, the target has {vocab_size}", reason="VocabularyMismatch"
+            )
 
 
 def _must_equal(path: Path, reason: str, what: str, found: object, wanted: object) -> None:

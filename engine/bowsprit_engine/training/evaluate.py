@@ -58,6 +58,20 @@ def ngram_matches(request: RequestFeatures, *, draft_tokens: int) -> Matches:
 
 def head_matches(drafter: Drafter, requests: Sequence[RequestFeatures], *, draft_tokens: int) -> list[Matches]:
     """A head's, asked at every position with the target's true state there, through the drafter that serves."""
+    contexts, continuations = decode_rows(requests, draft_tokens=draft_tokens)
+    drafts = [
+        draft.token_ids
+        for begin in range(0, len(contexts), ROWS_PER_CALL)
+        for draft in drafter.propose(contexts[begin : begin + ROWS_PER_CALL])
+    ]
+    rows = iter([_num_matching(d, c) for d, c in zip(drafts, continuations, strict=True)])
+    return [Matches(per_row=tuple(next(rows) for _ in range(len(r.token_ids) - 1))) for r in requests]
+
+
+def decode_rows(
+    requests: Sequence[RequestFeatures], *, draft_tokens: int
+) -> tuple[list[DraftContext], list[list[int]]]:
+    """What a head is asked at every decode position of the requests, and the tokens that were emitted from there."""
     contexts: list[DraftContext] = []
     continuations: list[list[int]] = []
     for request in requests:
@@ -66,13 +80,7 @@ def head_matches(drafter: Drafter, requests: Sequence[RequestFeatures], *, draft
             position = len(request.prompt_token_ids) + row + 1
             contexts.append(_context(tokens[position - 1 : position], request.hidden[row], draft_tokens))
             continuations.append(tokens[position : position + draft_tokens])
-    drafts = [
-        draft.token_ids
-        for begin in range(0, len(contexts), ROWS_PER_CALL)
-        for draft in drafter.propose(contexts[begin : begin + ROWS_PER_CALL])
-    ]
-    rows = iter([_num_matching(d, c) for d, c in zip(drafts, continuations, strict=True)])
-    return [Matches(per_row=tuple(next(rows) for _ in range(len(r.token_ids) - 1))) for r in requests]
+    return contexts, continuations
 
 
 def no_matches(requests: Sequence[RequestFeatures]) -> list[Matches]:

@@ -21,7 +21,7 @@ from bowsprit_engine.errors import WorldError
 from bowsprit_engine.models import LoadedModel, load_model
 from bowsprit_engine.models.uri import resolve_uri
 from bowsprit_engine.speculation.drafters.head import HeadDrafter, accuracy, serving_head
-from bowsprit_engine.training import artifact, data, evaluate, features, loop
+from bowsprit_engine.training import artifact, calibration, data, evaluate, features, loop
 from bowsprit_engine.training.data import RequestFeatures
 from bowsprit_engine.training.deadline import TRAINING_UNTIL, Deadline
 from bowsprit_engine.training.features import Features
@@ -236,6 +236,9 @@ def _write(
         revision=settings.revision,
         parent=settings.parent_revision,
         selftest_accuracy=accuracy(serving, selftest, embed=model.runner.embed),
+        confidence_temperature=calibration.fit_temperature(
+            serving, validation, num_draft_tokens=settings.draft_tokens, embed=model.runner.embed
+        ),
     )
     return artifact.write(staged, head=trained.head, config=config, draft_token_ids=ids, selftest=selftest)
 

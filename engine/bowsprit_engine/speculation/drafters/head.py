@@ -49,6 +49,7 @@ class ServingHead:
     state_up: Linear  # [n, D] -> [n, 2W]
     down: Linear  # [n, W] -> [n, D]
     lm_head: Linear  # [n, D] -> [n, V]
+    confidence_temperature: float = 1.0  # logits are divided by it before they tell how sure a draft is
 
 
 def linear(
@@ -70,7 +71,14 @@ def _has_native() -> bool:
     return True
 
 
-def serving_head(head: RecurrentHead, draft_token_ids: Tensor, runner: Runner, *, revision: str) -> ServingHead:
+def serving_head(
+    head: RecurrentHead,
+    draft_token_ids: Tensor,
+    runner: Runner,
+    *,
+    revision: str,
+    confidence_temperature: float = 1.0,
+) -> ServingHead:
     """Fold, pack and tabulate, on the target's device."""
     device = runner.final_norm_weight().device
     head, draft_token_ids = head.to(device), draft_token_ids.to(device)
@@ -87,6 +95,7 @@ def serving_head(head: RecurrentHead, draft_token_ids: Tensor, runner: Runner, *
             state_up=linear(head.state_up.detach() * head.state_scale.detach()),
             down=linear(head.down.detach()),
             lm_head=linear(head.lm_head * head.output_scale.detach()),
+            confidence_temperature=confidence_temperature,
         )
 
 
@@ -110,19 +119,20 @@ class HeadDrafter:
         if self._head is None or not known:
             return drafts
         asked = [contexts[index] for index in known]
-        proposed = draft_tokens(self._head, asked, embed=self._runner.embed)
-        for index, context, token_ids in zip(known, asked, proposed, strict=True):
-            drafts[index] = Draft(token_ids=tuple(token_ids[: context.max_draft_tokens]))
+        tokens, sure = draft_tokens(self._head, asked, embed=self._runner.embed)
+        for index, context, token_ids, confidences in zip(known, asked, tokens.tolist(), sure.tolist(), strict=True):
+            cap = context.max_draft_tokens
+            drafts[index] = Draft(token_ids=tuple(token_ids[:cap]), confidences=tuple(confidences[:cap]))
         return drafts
 
     def forget(self, request_id: str) -> None:
         """Nothing is kept per sequence."""
 
     def load(self, folder: Path, sha256: str | None, revision: str, model_digest: str) -> ServingHead:
-        """Build and self-test the folder's head. Raises SpeculatorError; what is in use stays."""
-        stored = self._read(folder, sha256, model_digest)
-        loaded = self._build(stored, revision)
+        """Build and self-test the folder's head. Raises SpeculatorError: what is in use stays, else it is Broken."""
         try:
+            stored = self._read(folder, sha256, model_digest)
+            loaded = self._build(stored, revision)
             check_selftest(loaded, stored, folder, embed=self._runner.embed)
         except SpeculatorError as error:
             if self._head is None:
@@ -159,28 +169,35 @@ class HeadDrafter:
             lm_head=self._runner.lm_head_rows(stored.draft_token_ids),
             final_norm=self._runner.final_norm_weight(),
         )
-        return serving_head(artifact.build(stored, target), stored.draft_token_ids, self._runner, revision=revision)
+        return serving_head(
+            artifact.build(stored, target),
+            stored.draft_token_ids,
+            self._runner,
+            revision=revision,
+            confidence_temperature=stored.config.confidence_temperature,
+        )
 
 
 @torch.inference_mode()
 def draft_tokens(
     head: ServingHead, contexts: Sequence[DraftContext], *, embed: Callable[[Tensor], Tensor]
-) -> list[list[int]]:
-    """As many tokens per context as the longest wanted draft. Every context has `hidden`."""
+) -> tuple[Tensor, Tensor]:  # [n, L] int64 target ids; [n, L] probability of each to match, given all before it do
+    """As many tokens per context as the longest wanted draft, L. Every context has `hidden`."""
     device = head.token_table.device
     last_tokens = torch.tensor([context.token_ids[-1] for context in contexts], device=device)
     hidden = torch.stack([cast("Tensor", context.hidden) for context in contexts]).to(device)
     state = norm(hidden, head.eps)
     token_part = _token_part(head, last_tokens, embed)
     steps: list[Tensor] = []
+    sure: list[Tensor] = []
     for step in range(max(context.max_draft_tokens for context in contexts)):
         gate, up = (head.state_up(norm(state, head.eps)) + token_part).chunk(2, dim=-1)
         state = state + head.down(functional.silu(gate) * up)
-        drawn = _draw(head, head.lm_head(norm(state, head.eps)), contexts, step)
+        drawn, confidence = _draw(head, head.lm_head(norm(state, head.eps)), contexts, step)
         steps.append(head.draft_token_ids[drawn])
+        sure.append(confidence)
         token_part = head.token_table[drawn]
-    drafts: list[list[int]] = torch.stack(steps, dim=1).tolist()
-    return drafts
+    return torch.stack(steps, dim=1), torch.stack(sure, dim=1)
 
 
 def accuracy(head: ServingHead, selftest: artifact.SelfTest, *, embed: Callable[[Tensor], Tensor]) -> float:
@@ -193,8 +210,8 @@ def accuracy(head: ServingHead, selftest: artifact.SelfTest, *, embed: Callable[
     ]
     if not contexts:
         return 0.0
-    drafts = torch.tensor(draft_tokens(head, contexts, embed=embed))[:, 0]
-    return float((drafts == selftest.token_ids[:, 1]).float().mean())
+    drafts = draft_tokens(head, contexts, embed=embed)[0][:, 0]
+    return float((drafts.cpu() == selftest.token_ids[:, 1]).float().mean())
 
 
 def check_selftest(
@@ -223,19 +240,30 @@ def _token_part(head: ServingHead, token_ids: Tensor, embed: Callable[[Tensor], 
 
 def _draw(
     head: ServingHead, logits: Tensor, contexts: Sequence[DraftContext], step: int
-) -> Tensor:  # [n] draft indices
-    """argmax; with the keyed noise of the position being drafted where the temperature is above 0."""
+) -> tuple[Tensor, Tensor]:  # [n] draft indices, [n] confidences
+    """argmax; with the keyed noise of the position being drafted where the temperature is above 0.
+
+    Sure is who wins by far: the target draws with the same noise, so only its logits can differ. The winner's share is
+    softmax of what was compared (logits + temperature * noise), which at temperature 0 is its probability.
+    """
     drawn = logits.argmax(dim=-1)
+    confidence = _share_of_best(logits, head.confidence_temperature)
     noisy = [index for index, context in enumerate(contexts) if context.temperature > 0]
     if not noisy:
-        return drawn
+        return drawn, confidence
     values, candidates = logits[noisy].topk(min(NOISY_CANDIDATES, logits.shape[-1]), dim=-1)
-    temperatures = torch.tensor([contexts[index].temperature for index in noisy], device=logits.device)
+    temperatures = torch.tensor([contexts[index].temperature for index in noisy], device=logits.device)[:, None]
     noise = gumbel_of(
         seeds=[contexts[index].seed for index in noisy],
         positions=[len(contexts[index].token_ids) + step for index in noisy],
         token_ids=head.draft_token_ids[candidates].cpu().numpy(),
     )
-    best = (values / temperatures[:, None] + torch.from_numpy(noise).to(logits.device)).argmax(dim=-1, keepdim=True)
-    drawn[noisy] = candidates.gather(1, best)[:, 0]
-    return drawn
+    scores = values / temperatures + torch.from_numpy(noise).to(logits.device)
+    drawn[noisy] = candidates.gather(1, scores.argmax(dim=-1, keepdim=True))[:, 0]
+    confidence[noisy] = _share_of_best((scores * temperatures).to(logits.dtype), head.confidence_temperature)
+    return drawn, confidence
+
+
+def _share_of_best(scores: Tensor, temperature: float) -> Tensor:  # [n, V] -> [n]; 0 where scores aren't finite
+    behind = scores - scores.amax(dim=-1, keepdim=True)
+    return torch.nan_to_num(1 / (behind / temperature).exp().sum(dim=-1), nan=0.0)
