@@ -243,3 +243,18 @@ def test_a_probe_without_a_proposal_is_tried_again_soon():
         policy.observe([], batch=1, context=200)
 
     assert probes[:3] == [255, 259, 263]
+
+
+def test_a_lowered_drafter_is_restored_by_what_it_would_have_got():
+    """Without a probe: its drafts are scored on the emitted text while it is held at 0, and 41 of them are enough."""
+    policy = executor(slowdown=2.0)
+    run(policy, steps=64, accepted=0)
+    lowered = [entry.name for entry in policy.lowered]
+    would_match = [Outcome(drafter="ngram", num_drafted=4, num_accepted=4)]
+    for _ in range(31):
+        policy.observe_watched(would_match, batch=1, context=200)
+    held = [entry.name for entry in policy.lowered]
+    for _ in range(10):
+        policy.observe_watched(would_match, batch=1, context=200)
+
+    assert (lowered, held, policy.lowered) == (["ngram"], ["ngram"], ())

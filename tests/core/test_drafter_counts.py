@@ -1,0 +1,48 @@
+"""What is counted of drafters: by turn where drafts were verified, by the emitted text where they are held at 0."""
+
+from __future__ import annotations
+
+from bowsprit_engine.core.counters import Counters
+from bowsprit_engine.speculation.proposal import Turn
+from bowsprit_engine.speculation.scoring import Watched
+from bowsprit_policy.wire import DrafterType
+from fakes import FakeDrafter
+
+
+def counted(*, turns=(), watched=()):
+    drafter = FakeDrafter(name="d", type=DrafterType.NGRAM, draft=lambda _: ())
+    counters = Counters([drafter])
+    counters.add_turns(turns)
+    counters.add_watched(watched)
+    return counters.drafter_stats(drafter)
+
+
+def test_a_window_that_cut_the_draft_leaves_a_position_reached_and_not_matched():
+    """Two drafted and matched of a cap of more: the third was within reach."""
+    stats = counted(turns=[Turn(drafter="d", begin=0, end=2, limit=3, num_judged=3, num_accepted=2)])
+
+    assert (stats.extendable, stats.drafted) == ((1, 1, 1), (1, 1))
+    assert (stats.reached, stats.matched) == ((1, 1, 1), (1, 1))
+    assert (stats.drafted_tokens, stats.accepted_tokens) == (2, 2)
+
+
+def test_tokens_after_another_drafters_count_from_where_they_stand():
+    """And only those of them that were reached."""
+    stats = counted(turns=[Turn(drafter="d", begin=2, end=4, limit=5, num_judged=4, num_accepted=3)])
+
+    assert (stats.extendable, stats.drafted) == ((0, 0, 1, 1, 1), (0, 0, 1, 1))
+    assert (stats.reached, stats.matched) == ((0, 0, 1, 1), (0, 0, 1))
+    assert (stats.drafted_tokens, stats.accepted_tokens) == (2, 1)
+
+
+def test_what_is_held_at_zero_counts_as_reached_and_matched_and_not_as_drafted():
+    """An opportunity without a proposal is one too."""
+    stats = counted(
+        watched=[
+            Watched(drafter="d", num_drafted=4, num_matched=2),
+            Watched(drafter="d", num_drafted=0, num_matched=0),
+        ]
+    )
+
+    assert (stats.opportunities, stats.proposed, stats.drafted_tokens, stats.drafted) == (2, 1, 0, ())
+    assert (stats.reached, stats.matched) == ((2, 1, 1), (1, 1))
