@@ -88,8 +88,8 @@ class ModelSettings(ProcessSettings):
             DrafterChoice(name="ngram", type=DrafterType.NGRAM),
             DrafterChoice(name="head", type=DrafterType.HEAD),
         ),
-        description="A drafter as NAME=TYPE (NGram, Suffix, Head) or NAME=Model:URI, a small model of the same vocabulary; "
-        "repeatable. A head drafts once a speculator is loaded.",
+        description="A drafter as NAME=TYPE (NGram, Suffix, Head) or NAME=Model:URI, a small model of the same "
+        "vocabulary; repeatable. A head drafts once a speculator is loaded.",
         json_schema_extra={"auto": "ngram=NGram head=Head"},
     )
 

@@ -18,6 +18,7 @@ from bowsprit_engine.core.sequence import LiveSequence
 from bowsprit_engine.errors import CallerError
 from bowsprit_engine.kernels import reference
 from bowsprit_engine.speculation.drafters.ngram import NGramDrafter
+from bowsprit_policy.wire import DrafterType
 from core import toy_grammar
 from fakes import FAKE_EOS, FAKE_VOCAB, FakeDrafter, FakeRunner, adversary, oracle
 
@@ -117,6 +118,22 @@ def test_a_constrained_answer_does_not_depend_on_drafts_batch_or_preemption(
     if drafting == "oracle":
         (stats,) = served.engine.drafters()
         assert stats.accepted_tokens == stats.drafted_tokens > 0
+
+
+def test_what_a_grammar_forces_is_drafted_and_counts_for_nobody(serve):
+    """A text with one letter of choice takes a few steps, with a drafter that never has anything to say."""
+    silent = FakeDrafter(name="silent", draft=lambda _: (), type=DrafterType.NGRAM)
+    pattern = "abcdefgh[ab]ijklmnop"
+    asked = {"max_tokens": 32, "temperature": 1.0, "grammar": toy_grammar.regex(pattern)}
+    plain = serve(speculation_mode="off").submit("r", [1], **asked).wait()
+    served = serve(drafters=[silent], speculation_mode=6)
+    forced = served.submit("r", [1], **asked).wait()
+    (stats,) = served.engine.drafters()
+
+    assert forced.token_ids == plain.token_ids
+    assert len(plain.outputs) == len(plain.token_ids)
+    assert len(forced.outputs) <= 5
+    assert (stats.drafted_tokens, stats.accepted_tokens) == (0, 0)
 
 
 @settings(max_examples=80, deadline=None)

@@ -260,3 +260,57 @@ def test_where_nothing_was_drafted_it_was_everybodys_turn():
     found = turns(Proposal(), asked=("counts",), caps={"counts": 4}, num_accepted=0, num_emitted=1)
 
     assert found == [Turn(drafter="counts", begin=0, end=0, limit=1, num_judged=1, num_accepted=0)]
+
+
+def test_what_a_grammar_forces_comes_first_and_look_up_goes_on_after_it():
+    """Within the cap; it is nobody's, and heads, which can't go on after other tokens, aren't asked."""
+    after = FakeDrafter(name="counts", type=DrafterType.NGRAM, draft=lambda context: [len(context.ahead), 6, 6, 6])
+    pool = DrafterPool([head(), after], vocab_size=10)
+    caps = {"counts": 4, "head": 4}
+
+    report = pool.draft([sequence("a"), sequence("b")], [caps, caps], forced=[(8, 9), (8, 9, 8, 9)])
+
+    assert [p.token_ids for p in report.proposals] == [(8, 9, 2, 6), (8, 9, 8, 9)]
+    assert [p.sources for p in report.proposals] == [("", "", "counts", "counts"), ("",) * 4]
+    assert report.asked == {"counts": 1}
+    assert all(0.8 < survival < 1 for survival in report.proposals[1].survivals)
+
+
+def test_forced_tokens_that_dont_come_are_believed_less():
+    """Another cutting of the same text into tokens is the text's, and not ours to foresee."""
+    pool = DrafterPool([counts({})], vocab_size=10)
+    survivals = []
+    for index in range(8):
+        live = sequence(f"r{index}")
+        (proposal,) = pool.draft([live], [{"counts": 4}], forced=[(8, 9)]).proposals
+        survivals.append(proposal.survivals[0])
+        emit(pool, live, 5)
+        pool.forget(live)
+
+    assert survivals[0] > 0.9
+    assert survivals[-1] < 0.6
+
+
+def test_forced_tokens_are_no_turn_of_any_drafter():
+    """Its turn begins where they end; without any of its own it had none."""
+    both = Proposal(token_ids=(8, 9, 4), sources=("", "", "counts"), survivals=(0.9, 0.9, 0.5))
+
+    assert turns(both, asked=("counts",), caps={"counts": 1}, num_accepted=3, num_emitted=4) == [
+        Turn(drafter="counts", begin=2, end=3, limit=3, num_judged=4, num_accepted=3)
+    ]
+    assert turns(both.cut(2), asked=("counts",), caps={"counts": 1}, num_accepted=2, num_emitted=3) == []
+    assert both.drafter == ""
+
+
+def test_a_drafter_that_raises_when_a_sequence_ends_is_broken():
+    """And the sequence ends all the same."""
+    drafter = counts({})
+
+    def fail(_):
+        raise RuntimeError("no")
+
+    drafter.forget = fail
+    pool = DrafterPool([drafter], vocab_size=10)
+    pool.forget(sequence("a"))
+
+    assert (drafter.state, drafter.reason) == (DrafterState.BROKEN, "RuntimeError: no")

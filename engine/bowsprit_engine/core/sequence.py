@@ -77,6 +77,10 @@ class LiveSequence:
         """Leading tokens of a draft that may all be emitted: those beyond would be rows for nothing."""
         return len(draft) if self.grammar is None else self.grammar.num_possible(draft)
 
+    def forced(self, limit: int) -> tuple[int, ...]:
+        """At most `limit` tokens that its grammar leaves no choice about."""
+        return () if self.grammar is None else self.grammar.forced(limit)
+
     def record_step(self, *, drafter: str, num_drafted: int, num_accepted: int) -> None:
         """Count one decode step."""
         self.accepted_counts.append(num_accepted)

@@ -130,7 +130,11 @@ class Stepper:
             room = sequence.room_for_drafts(self._max_model_len)
             by_sequence.append(narrowed(allowed, sequence.request.speculation, room=room))
         watch = [caps.watch * sequence.request.speculation.enabled for sequence in plan.decodes]
-        report = self._pool.draft(plan.decodes, by_sequence, watch=watch)
+        forced = [
+            sequence.forced(max(allowed.values(), default=0))
+            for sequence, allowed in zip(plan.decodes, by_sequence, strict=True)
+        ]
+        report = self._pool.draft(plan.decodes, by_sequence, watch=watch, forced=forced)
         self._caps_of = by_sequence
         proposals = self._windowed(plan, report.proposals, probed) if caps.has_windows else report.proposals
         granted = [
@@ -193,10 +197,12 @@ class Stepper:
                 num_emitted=len(verdict.token_ids),
             )
             all_turns.extend(of_sequence)
-            if num_drafted:
+            if num_drafted and of_sequence:
                 first = of_sequence[0]
-                num_accepted = min(first.end, verdict.num_accepted)
-                outcomes.append(Outcome(drafter=first.drafter, num_drafted=first.end, num_accepted=num_accepted))
+                num_accepted = min(first.end, max(first.begin, verdict.num_accepted)) - first.begin
+                outcomes.append(
+                    Outcome(drafter=first.drafter, num_drafted=first.end - first.begin, num_accepted=num_accepted)
+                )
         self._counters.add_turns(all_turns)
         self._policy.observe(outcomes, batch=len(plan.decodes), context=_mean_context(plan.decodes))
 

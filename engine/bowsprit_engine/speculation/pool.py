@@ -12,12 +12,12 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from bowsprit_engine.core.sequence import LiveSequence
 from bowsprit_engine.speculation.confidence import Calibrator, TokenKind, position_bucket, sureness_bucket
 from bowsprit_engine.speculation.drafters.base import Draft, DraftContext, Drafter, LearningDrafter
-from bowsprit_engine.speculation.proposal import Proposal
+from bowsprit_engine.speculation.proposal import NOBODY, Proposal
 from bowsprit_engine.speculation.scoring import Candidate, Pending, SequenceScores, Watched
 from bowsprit_policy.acceptance import PRIORS
 from bowsprit_policy.composition import ORDER
@@ -26,6 +26,8 @@ from bowsprit_policy.wire import COUNT_BASED, DrafterState
 logger = logging.getLogger(__name__)
 
 SECONDS_KEEP = 0.9  # of a drafter's seconds per token and of a step's, per step
+FORCED_PRIOR = 0.95  # P(a forced token matches), before any was judged
+AS_EXPECTED = 1  # bucket of the fortune of what nobody drafted
 AHEAD = "+"  # marks tokens that follow another drafter's: they match more or less often than those that begin
 
 
@@ -60,9 +62,11 @@ class DrafterPool:
         caps: Sequence[Mapping[str, int]],  # per sequence: most draft tokens by drafter name
         *,
         watch: Sequence[int] | None = None,  # per sequence: tokens for which a count-based drafter at 0 is scored
+        forced: Sequence[tuple[int, ...]] | None = None,  # per sequence: what its grammar leaves no choice about
     ) -> PoolReport:
-        """Ask the drafters, choose, compose. Nothing that is only watched is proposed."""
-        return _Drafting(self, sequences, caps, watch or [0] * len(sequences)).report()
+        """Ask the drafters, choose, compose. Nothing that is only watched is proposed; what is forced comes first."""
+        nothing = [()] * len(sequences)
+        return _Drafting(self, sequences, caps, watch or [0] * len(sequences), forced or nothing).report()
 
     def learn(self, sequence: LiveSequence) -> list[Watched]:
         """A live sequence has new tokens: score drafts by them and let drafters learn."""
@@ -77,7 +81,11 @@ class DrafterPool:
         watched = [] if scores is None else scores.score(sequence.token_ids, self._calibrator, at_end=True)
         self._teach(sequence)
         for drafter in self.drafters:
-            drafter.forget(sequence.request_id)
+            try:
+                drafter.forget(sequence.request_id)
+            except Exception as error:
+                logger.exception("drafter %s raised", drafter.name)
+                _break(drafter, f"{type(error).__name__}: {error}")
         return watched
 
     def note_step(self, seconds: float) -> None:
@@ -131,6 +139,12 @@ class DrafterPool:
             probabilities=tuple(self._calibrator.probability(kind, prior=prior) for kind in kinds),
         )
 
+    def forced_candidate(self, forced: tuple[int, ...]) -> Candidate:
+        """Tokens that a grammar leaves no choice about: sure but for another cutting of the same text into tokens."""
+        kinds = tuple(TokenKind(NOBODY, position_bucket(i), None, None, AS_EXPECTED) for i in range(len(forced)))
+        probabilities = tuple(self._calibrator.probability(kind, prior=FORCED_PRIOR) for kind in kinds)
+        return Candidate(drafter=NOBODY, token_ids=forced, kinds=kinds, probabilities=probabilities)
+
     def propose(self, drafter: Drafter, contexts: Sequence[DraftContext]) -> tuple[Sequence[Draft], float]:
         """One draft per context, within its limit, and the seconds that it took."""
         begin = time.perf_counter()
@@ -183,11 +197,16 @@ class _Drafting:
         sequences: Sequence[LiveSequence],
         caps: Sequence[Mapping[str, int]],
         watch: Sequence[int],
+        forced: Sequence[tuple[int, ...]],
     ) -> None:
         self._pool = pool
         self._sequences = sequences
-        self._caps = caps
-        self._watch = watch
+        self._forced = forced
+        self._caps = [
+            {name: max(0, cap - len(first)) for name, cap in by_name.items()}
+            for by_name, first in zip(caps, forced, strict=True)
+        ]
+        self._watch = [0 if first else tokens for tokens, first in zip(watch, forced, strict=True)]
         self._asked: dict[str, int] = {}
         self._proposed: dict[str, int] = {}
         self._seconds: dict[str, float] = {}
@@ -204,9 +223,12 @@ class _Drafting:
         self._choose(counting)
         for drafter in active:
             if drafter.type not in COUNT_BASED:
-                self._ask(drafter, [index for index in range(len(self._caps)) if self._is_worth(drafter, index)])
+                free = [index for index, first in enumerate(self._forced) if not first]  # costly ones ignore `ahead`
+                self._ask(drafter, [index for index in free if self._is_worth(drafter, index)])
                 self._choose([drafter])
-        proposals = tuple(self._composed(index, counting) for index in range(len(self._sequences)))
+        proposals = tuple(
+            self._after_forced(index, self._composed(index, counting)) for index in range(len(self._sequences))
+        )
         return PoolReport(
             proposals=proposals,
             asked=self._asked,
@@ -218,7 +240,10 @@ class _Drafting:
     def _ask(self, drafter: Drafter, indices: Sequence[int]) -> None:
         if not indices:
             return
-        contexts = [context_of(self._sequences[index], self._caps[index][drafter.name]) for index in indices]
+        contexts = [
+            context_of(self._sequences[index], self._caps[index][drafter.name], ahead=self._forced[index])
+            for index in indices
+        ]
         drafts, seconds = self._pool.propose(drafter, contexts)
         for index, draft in zip(indices, drafts, strict=True):
             self._asked_of[index].append(drafter.name)
@@ -252,11 +277,28 @@ class _Drafting:
                 if draft is None or not draft.token_ids:
                     continue
                 others = [other.token_ids for name, other in drafts.items() if name != drafter.name]
-                candidate = self._pool.candidate(drafter, drafter.name, draft, others=others, sequence=sequence)
-                self._pool.scores(sequence).keep(drafter.name, _pending(candidate, sequence))
+                first = self._forced[index]
+                candidate = self._pool.candidate(
+                    drafter, drafter.name, draft, others=others, sequence=sequence, first=len(first)
+                )
+                whole = replace(candidate, token_ids=first + candidate.token_ids) if first else candidate
+                self._pool.scores(sequence).keep(drafter.name, _pending(whole, sequence, skipped=len(first)))
                 best = self._best[index]
                 if best is None or sum(candidate.survivals) > sum(best.survivals):
                     self._best[index] = candidate
+
+    def _after_forced(self, index: int, proposal: Proposal) -> Proposal:
+        first = self._forced[index]
+        if not first:
+            return proposal
+        candidate, sequence = self._pool.forced_candidate(first), self._sequences[index]
+        self._pool.scores(sequence).keep(NOBODY, _pending(candidate, sequence))
+        survivals = candidate.survivals
+        return Proposal(
+            token_ids=first + proposal.token_ids,
+            sources=(NOBODY,) * len(first) + proposal.sources,
+            survivals=survivals + tuple(survivals[-1] * survival for survival in proposal.survivals),
+        )
 
     def _composed(self, index: int, counting: Sequence[Drafter]) -> Proposal:
         best, sequence = self._best[index], self._sequences[index]

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+NOBODY = ""  # the source of tokens that a grammar leaves no choice about: they count in no drafter's figures
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
@@ -25,7 +27,7 @@ class Proposal:
 
     @property
     def drafter(self) -> str:
-        """Who begins, "" for nobody."""
+        """Who begins; NOBODY where nothing is drafted or the grammar begins."""
         return self.sources[0] if self.sources else ""
 
     def cut(self, length: int) -> Proposal:
@@ -65,8 +67,10 @@ def turns(
 
     The last drafter could have gone on by one position within its cap; the others were followed by someone else.
     """
-    runs = list(proposal.runs()) or [Run(drafter=name, begin=0, end=0) for name in asked]
     length = len(proposal.token_ids)
+    runs = [run for run in proposal.runs() if run.drafter != NOBODY]
+    if length == 0:
+        runs = [Run(drafter=name, begin=0, end=0) for name in asked]
     return [
         Turn(
             drafter=run.drafter,
