@@ -108,8 +108,10 @@ class EngineCollector(Collector):
 
     def _positions(self, drafters: Iterable[DrafterStats]) -> Iterator[Metric]:
         for name, text, field in (
-            ("spec_decode_reached", "Drafted, and all before accepted.", "reached"),
-            ("spec_decode_matched", "Of those reached, accepted.", "matched"),
+            ("spec_decode_extendable", "Within the cap, and all before drafted.", "extendable"),
+            ("spec_decode_drafted", "Of those extendable, drafted.", "drafted"),
+            ("spec_decode_reached", "Within the cap, and all before matched; scored ones included.", "reached"),
+            ("spec_decode_matched", "Of those reached, drafted and matched.", "matched"),
             ("spec_decode_num_accepted_tokens_per_pos", "Accepted, by position (vLLM's name).", "matched"),
         ):
             yield self._counter(
@@ -178,5 +180,5 @@ class EngineCollector(Collector):
 
 
 def _drafts(drafter: DrafterStats) -> int:
-    """Drafts that were verified: each reached its first position."""
-    return drafter.reached[0] if drafter.reached else 0
+    """Drafts that were verified: those that begin a step's draft have a token at its first position."""
+    return drafter.drafted[0] if drafter.drafted else 0
