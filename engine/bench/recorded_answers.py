@@ -34,8 +34,9 @@ STREAM_SEED = 1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """`prompt` holds what the answer was made to begin with."""
+    """`index`: of its question in the stream. `prompt` holds what the answer was made to begin with."""
 
+    index: int
     prompt: tuple[int, ...]
     tokens: tuple[int, ...]
     is_judged: bool
@@ -45,7 +46,10 @@ def read(folder: Path, stream: str) -> list[Answer]:
     """In order of arrival. Raises FileNotFoundError for a stream that was not recorded."""
     with (folder / f"{stream}.jsonl").open(encoding="utf-8") as lines:
         rows = sorted((json.loads(line) for line in lines), key=lambda row: row["index"])
-    return [Answer(prompt=tuple(row["prompt"]), tokens=tuple(row["tokens"]), is_judged=row["judged"]) for row in rows]
+    return [
+        Answer(index=row["index"], prompt=tuple(row["prompt"]), tokens=tuple(row["tokens"]), is_judged=row["judged"])
+        for row in rows
+    ]
 
 
 def record(engine: Engine, model: LoadedModel, stream: StreamOf, path: Path) -> None:
@@ -71,12 +75,17 @@ def record(engine: Engine, model: LoadedModel, stream: StreamOf, path: Path) -> 
             lines.flush()
 
 
+def grammar_compiler(model: LoadedModel) -> GrammarCompiler:
+    """For the model's tokens."""
+    size, eos = model.config.vocab_size, model.config.eos_token_ids
+    readable = llguidance.hf.from_tokenizer(model.tokenizer, max(size, len(model.tokenizer)), list(eos))
+    return GrammarCompiler(readable, vocab_size=size, eos_token_ids=eos)
+
+
 def _requests(
     model: LoadedModel, stream: StreamOf, indices: list[int]
 ) -> Iterator[tuple[int, Question, tuple[int, ...], Any, int]]:
-    size, eos = model.config.vocab_size, model.config.eos_token_ids
-    readable = llguidance.hf.from_tokenizer(model.tokenizer, max(size, len(model.tokenizer)), list(eos))
-    compiler = GrammarCompiler(readable, vocab_size=size, eos_token_ids=eos)
+    compiler = grammar_compiler(model)
     for index in indices:
         question = stream.questions[index]
         text = model.tokenizer.apply_chat_template(question.messages, tokenize=False, add_generation_prompt=True)

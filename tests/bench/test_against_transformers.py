@@ -72,7 +72,7 @@ def test_prompts_that_go_together_are_answered_as_each_alone(model, tmp_path):
 
 
 def test_bf16_is_judged_by_its_logits_beside_torchs_own():
-    """It rounds otherwise than float32, so near ties fall otherwise; more wrong than torch's operators it may not be."""
+    """It rounds otherwise than float32, so near ties fall otherwise; but no worse than torch's operators."""
     torchs = Agreement(
         runner=ROUNDED,
         num_prompts=10,

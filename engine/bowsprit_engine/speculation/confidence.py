@@ -8,6 +8,7 @@ know sequences, tokens and step times.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
 HALF_LIFE_TOKENS = 500
 KEEP = 0.5 ** (1 / HALF_LIFE_TOKENS)
@@ -51,6 +52,7 @@ class Fortune:
         return min(FORTUNE_BUCKETS - 1, int(self.matched / self.judged * FORTUNE_BUCKETS))
 
 
+@cache
 def position_bucket(position: int) -> int:
     """0, 1, 2 to 3, 4 to 7, and beyond."""
     return next((index for index, limit in enumerate(POSITION_LIMITS) if position <= limit), len(POSITION_LIMITS))

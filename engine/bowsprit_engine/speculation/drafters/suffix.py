@@ -24,6 +24,7 @@ Source = Literal["own", "answers"]
 KEPT_TOKENS = 100_000  # of recent answers, all tenants together
 LEAD = 8  # tokens of the prompt before an answer, so that its beginning is found too: the template's, mostly
 LONGEST_MATCH = 32  # tokens, as far as they are compared
+LEAST_SURVIVAL = 0.03  # P(a token and all before it match), below which no row is worth the looking up
 KEEP = 0.998  # of what is known of such cases, per case
 LEAN = 4.0  # cases' worth of belief has what is believed beforehand
 
@@ -121,12 +122,14 @@ class SuffixDrafter:
         tokens: list[int] = []
         confidences: list[float] = []
         awaited: list[tuple[tuple[Case, int], ...]] = []
-        for _ in range(context.max_draft_tokens):
+        survival = 1.0
+        while len(tokens) < context.max_draft_tokens and survival >= LEAST_SURVIVAL:
             said = walk.said()
             if not said:
                 break
             cases = [(case_of(one, said), one) for one in said]
             sureness, token_id = max((self._sureness(case, one), one.token_id) for case, one in cases)
+            survival *= sureness
             tokens.append(token_id)
             confidences.append(sureness)
             awaited.append(tuple((case, one.token_id) for case, one in cases))
