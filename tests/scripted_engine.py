@@ -134,7 +134,11 @@ class ScriptedEngine:
         return self.policy()
 
     def drafters(self) -> tuple[DrafterStats, ...]:
-        return (drafter_stats(opportunities=10, proposed=6, reached=(6, 4), matched=(4, 1), extendable=(7, 6), drafted=(6, 5)),)
+        return (
+            drafter_stats(
+                opportunities=10, proposed=6, reached=(6, 4), matched=(4, 1), extendable=(7, 6), drafted=(6, 5)
+            ),
+        )
 
     def load_drafter(self, name: str, load: DrafterLoad) -> DrafterStats:
         if self.load_error is not None:
