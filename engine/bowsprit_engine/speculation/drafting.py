@@ -1,0 +1,202 @@
+"""One step's drafting: whom the pool asks for which sequence, what it takes of their answers, and what it composes.
+
+Decides by expected matched tokens: of count-based drafters the best, a costly one where it is worth its price; after
+what a grammar forces, and after a costly one's tokens, a count-based drafter goes on. Refuses to know how beliefs come
+about (confidence.py) and what becomes of a draft (scoring.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from bowsprit_engine.core.sequence import LiveSequence
+from bowsprit_engine.speculation.drafters.base import Draft, DraftContext, Drafter
+from bowsprit_engine.speculation.proposal import NOBODY, Proposal
+from bowsprit_engine.speculation.scoring import Candidate, Pending
+from bowsprit_policy.wire import COUNT_BASED, DrafterState
+
+if TYPE_CHECKING:
+    from bowsprit_engine.speculation.pool import DrafterPool
+
+AHEAD = "+"  # marks tokens that follow another drafter's: they match more or less often than those that begin
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolReport:
+    """One step's drafting: a proposal per sequence; who was asked, proposed, and for how long.
+
+    `asked_by_sequence`: who was asked to begin, per sequence. Drafters held at 0 that are only watched are in none.
+    """
+
+    proposals: tuple[Proposal, ...]
+    asked: Mapping[str, int] = field(default_factory=dict)
+    proposed: Mapping[str, int] = field(default_factory=dict)
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    asked_by_sequence: tuple[tuple[str, ...], ...] = ()
+
+
+class Drafting:
+    """One step's questions and answers."""
+
+    def __init__(
+        self,
+        pool: DrafterPool,
+        sequences: Sequence[LiveSequence],
+        caps: Sequence[Mapping[str, int]],
+        watch: Sequence[int],
+        forced: Sequence[tuple[int, ...]],
+    ) -> None:
+        self._pool = pool
+        self._sequences = sequences
+        self._forced = forced
+        self._caps = [
+            {name: max(0, cap - len(first)) for name, cap in by_name.items()}
+            for by_name, first in zip(caps, forced, strict=True)
+        ]
+        self._watch = [0 if first else tokens for tokens, first in zip(watch, forced, strict=True)]
+        self._asked: dict[str, int] = {}
+        self._proposed: dict[str, int] = {}
+        self._seconds: dict[str, float] = {}
+        self._asked_of: list[list[str]] = [[] for _ in sequences]
+        self._best: list[Candidate | None] = [None] * len(sequences)
+        self._drafts: list[dict[str, Draft]] = [{} for _ in sequences]
+
+    def report(self) -> PoolReport:
+        active = [drafter for drafter in self._pool.drafters if drafter.state is DrafterState.ACTIVE]
+        counting = [drafter for drafter in active if drafter.type in COUNT_BASED]
+        for drafter in counting:
+            self._ask(drafter, [index for index, caps in enumerate(self._caps) if caps.get(drafter.name, 0) > 0])
+            self._watch_held(drafter)
+        self._choose(counting)
+        for drafter in active:
+            if drafter.type not in COUNT_BASED:
+                free = [index for index, first in enumerate(self._forced) if not first]  # costly ones ignore `ahead`
+                self._ask(drafter, [index for index in free if self._is_worth(drafter, index)])
+                self._choose([drafter])
+        proposals = tuple(
+            self._after_forced(index, self._composed(index, counting)) for index in range(len(self._sequences))
+        )
+        return PoolReport(
+            proposals=proposals,
+            asked=self._asked,
+            proposed=self._proposed,
+            seconds=self._seconds,
+            asked_by_sequence=tuple(map(tuple, self._asked_of)),
+        )
+
+    def _ask(self, drafter: Drafter, indices: Sequence[int]) -> None:
+        if not indices:
+            return
+        contexts = [
+            context_of(self._sequences[index], self._caps[index][drafter.name], ahead=self._forced[index])
+            for index in indices
+        ]
+        drafts, seconds = self._pool.propose(drafter, contexts)
+        for index, draft in zip(indices, drafts, strict=True):
+            self._asked_of[index].append(drafter.name)
+            self._drafts[index][drafter.name] = draft
+        self._asked[drafter.name] = len(indices)
+        self._proposed[drafter.name] = sum(bool(draft.token_ids) for draft in drafts)
+        self._seconds[drafter.name] = seconds
+
+    def _watch_held(self, drafter: Drafter) -> None:
+        """Ask one that is held at 0, where no earlier draft of it waits for the text."""
+        for index, sequence in enumerate(self._sequences):
+            scores = self._pool.scores(sequence)
+            is_held = self._caps[index].get(drafter.name, 0) == 0
+            if is_held and self._watch[index] > 0 and drafter.name not in scores.pending:
+                drafts, _ = self._pool.propose(drafter, [context_of(sequence, self._watch[index])])
+                candidate = self._pool.candidate(drafter, drafter.name, drafts[0], others=(), sequence=sequence)
+                scores.keep(drafter.name, _pending(candidate, sequence, is_watched=True))
+
+    def _is_worth(self, drafter: Drafter, index: int) -> bool:
+        cap = self._caps[index].get(drafter.name, 0)
+        if cap == 0:
+            return False
+        best = self._best[index]
+        return best is None or self._pool.expected_gain(drafter, self._sequences[index], cap) > sum(best.survivals)
+
+    def _choose(self, drafters: Sequence[Drafter]) -> None:
+        for index, sequence in enumerate(self._sequences):
+            drafts = self._drafts[index]
+            for drafter in drafters:
+                draft = drafts.get(drafter.name)
+                if draft is None or not draft.token_ids:
+                    continue
+                others = [other.token_ids for name, other in drafts.items() if name != drafter.name]
+                first = self._forced[index]
+                candidate = self._pool.candidate(
+                    drafter, drafter.name, draft, others=others, sequence=sequence, first=len(first)
+                )
+                whole = replace(candidate, token_ids=first + candidate.token_ids) if first else candidate
+                self._pool.scores(sequence).keep(drafter.name, _pending(whole, sequence, skipped=len(first)))
+                best = self._best[index]
+                if best is None or sum(candidate.survivals) > sum(best.survivals):
+                    self._best[index] = candidate
+
+    def _after_forced(self, index: int, proposal: Proposal) -> Proposal:
+        first = self._forced[index]
+        if not first:
+            return proposal
+        candidate, sequence = self._pool.forced_candidate(first), self._sequences[index]
+        self._pool.scores(sequence).keep(NOBODY, _pending(candidate, sequence))
+        survivals = candidate.survivals
+        return Proposal(
+            token_ids=first + proposal.token_ids,
+            sources=(NOBODY,) * len(first) + proposal.sources,
+            survivals=survivals + tuple(survivals[-1] * survival for survival in proposal.survivals),
+        )
+
+    def _composed(self, index: int, counting: Sequence[Drafter]) -> Proposal:
+        best, sequence = self._best[index], self._sequences[index]
+        if best is None:
+            return Proposal()
+        length = len(best.token_ids)
+        proposal = Proposal(token_ids=best.token_ids, sources=(best.drafter,) * length, survivals=best.survivals)
+        for drafter in counting:
+            room = self._caps[index].get(drafter.name, 0) - length
+            if room <= 0 or best.drafter in {other.name for other in counting}:
+                continue
+            drafts, seconds = self._pool.propose(drafter, [context_of(sequence, room, ahead=best.token_ids)])
+            self._seconds[drafter.name] = self._seconds.get(drafter.name, 0.0) + seconds
+            name = drafter.name + AHEAD
+            more = self._pool.candidate(drafter, name, drafts[0], others=(), sequence=sequence, first=length)
+            if more.token_ids:
+                both = Candidate(
+                    drafter=drafter.name,
+                    token_ids=best.token_ids + more.token_ids,
+                    kinds=more.kinds,
+                    probabilities=more.probabilities,
+                )
+                self._pool.scores(sequence).keep(name, _pending(both, sequence, skipped=length))
+                return Proposal(
+                    token_ids=both.token_ids,
+                    sources=proposal.sources + (drafter.name,) * len(more.token_ids),
+                    survivals=best.survivals + tuple(best.survivals[-1] * s for s in more.survivals),
+                )
+        return proposal
+
+
+def context_of(sequence: LiveSequence, cap: int, *, ahead: tuple[int, ...] = ()) -> DraftContext:
+    """What a drafter may look at. `cap`: most tokens."""
+    request = sequence.request
+    return DraftContext(
+        request_id=request.request_id,
+        token_ids=sequence.token_ids,
+        hidden=sequence.hidden,
+        max_draft_tokens=cap,
+        seed=request.sampling.seed,
+        temperature=request.sampling.temperature,
+        top_k=request.sampling.top_k,
+        top_p=request.sampling.top_p,
+        min_p=request.sampling.min_p,
+        num_prompt_tokens=sequence.num_prompt_tokens,
+        tenant=request.tenant,
+        ahead=ahead,
+    )
+
+
+def _pending(candidate: Candidate, sequence: LiveSequence, *, skipped: int = 0, is_watched: bool = False) -> Pending:
+    return Pending(candidate=candidate, start=len(sequence.token_ids), skipped=skipped, is_watched=is_watched)
