@@ -75,7 +75,7 @@ class ModelSettings(ProcessSettings):
     )
     prefill_chunk: int = Field(default=256, ge=1, description="Most prompt tokens of one step, over all sequences.")
     prefill_delay_steps: float = Field(
-        default=2.0,
+        default=1.0,
         ge=0,
         description="Most that prompt tokens delay running streams by in a step, in steps without them.",
     )
