@@ -221,7 +221,8 @@ class _Walk:
 
     def _found(self) -> Iterator[tuple[Place, int]]:
         for place in self._answers.find(self._owner, self._text):
-            if place.answer is not self._followed.answer:
+            # Two owners' runs of tokens may share a key.
+            if place.answer is not self._followed.answer and place.answer.owner == self._owner:
                 match = match_before(place, self._text)
                 if match > 0 and place.token_id is not None:
                     yield place, match
