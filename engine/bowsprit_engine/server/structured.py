@@ -90,18 +90,23 @@ def json_source(schema: Schema) -> str:
 def check_schema(schema: Schema, *, param: str) -> ExpressionSize:
     """The size of its regular expressions. Raises CallerError where it has too much of anything: it isn't worth a look,
     or can't be followed."""
-    _check_characters(len(json.dumps(schema)), param=param, what="a schema")
+    return _measured(schema, param=param)[1]
+
+
+def _measured(schema: Schema, *, param: str) -> tuple[int, ExpressionSize]:
+    """Its characters too."""
+    num_characters = len(json.dumps(schema))
+    _check_characters(num_characters, param=param, what="a schema")
     size = total_of(_checked(pattern, param=param, is_anchored=False) for pattern in schemas.expressions(schema))
     _check_positions(size, param=param)
-    return size
+    return num_characters, size
 
 
 def check_schemas(together: Mapping[str, Schema], *, param: str) -> ExpressionSize:
     """Schemas of one grammar, by their path: each of them, and then their sums. Raises CallerError."""
-    size = total_of(check_schema(schema, param=path) for path, schema in together.items())
-    _check_characters(
-        sum(len(json.dumps(schema)) for schema in together.values()), param=param, what="schemas together"
-    )
+    measured = [_measured(schema, param=path) for path, schema in together.items()]
+    _check_characters(sum(characters for characters, _ in measured), param=param, what="schemas together")
+    size = total_of(size for _, size in measured)
     _check_positions(size, param=param)
     return size
 
