@@ -10,6 +10,7 @@ import importlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -176,10 +177,25 @@ def _penalise(row: Tensor, context: TokenCounts, sampling: SamplingParams) -> No
     row[seen] = values - sampling.presence_penalty * (counts > 0)
 
 
-def _draw_arguments(groups: Sequence[DrawRows]) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+class DrawParams(Protocol):
+    """What a keyed draw depends on, but for logits and position: a request's, as the target and its drafters see it."""
+
+    @property
+    def temperature(self) -> float: ...
+    @property
+    def top_k(self) -> int: ...
+    @property
+    def top_p(self) -> float: ...
+    @property
+    def min_p(self) -> float: ...
+    @property
+    def seed(self) -> int: ...
+
+
+def draw_tensors(
+    params: Sequence[DrawParams], positions: Sequence[int]
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Per row: temperature, top_k, top_p, min_p, seed (its 64 bits as int64), position of the drawn token."""
-    params = [group.sequence.request.sampling for group in groups for _ in range(group.num_rows)]
-    positions = [len(group.sequence.token_ids) + index for group in groups for index in range(group.num_rows)]
     return (
         torch.tensor([p.temperature for p in params], dtype=torch.float32),
         torch.tensor([p.top_k for p in params], dtype=torch.int32),
@@ -188,6 +204,12 @@ def _draw_arguments(groups: Sequence[DrawRows]) -> tuple[Tensor, Tensor, Tensor,
         torch.tensor([reference.as_int64(p.seed) for p in params], dtype=torch.int64),
         torch.tensor(positions, dtype=torch.int64),
     )
+
+
+def _draw_arguments(groups: Sequence[DrawRows]) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    params = [group.sequence.request.sampling for group in groups for _ in range(group.num_rows)]
+    positions = [len(group.sequence.token_ids) + index for group in groups for index in range(group.num_rows)]
+    return draw_tensors(params, positions)
 
 
 def target_logprobs(

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from bowsprit_engine.core.runner import Runner, StepBatch
-from bowsprit_engine.kernels.reference import as_int64
+from bowsprit_engine.core.sampling import draw_tensors
 from bowsprit_engine.speculation.drafters.base import Draft, DraftContext
 from bowsprit_engine.speculation.drafters.small_model_kv import CatchUp, DraftKv
 from bowsprit_policy.wire import DrafterState, DrafterType
@@ -126,7 +126,9 @@ class SmallModelDrafter:
         finite = torch.isfinite(logits.sum(dim=-1)).tolist()
         if not all(finite):
             logits = logits.nan_to_num(0.0)  # so that every row has a token; those of bad rows aren't used
-        token_ids = self._draw(logits, *_draw_arguments(drafting)).tolist()
+        # what the target draws with; penalties, bias and masks are left to verification
+        arguments = draw_tensors([one.context for one in drafting], [one.position for one in drafting])
+        token_ids = self._draw(logits, *arguments).tolist()
         confidences = _probabilities(logits, token_ids, [one.context.temperature for one in drafting])
         going_on = []
         for one, is_finite, token, confidence in zip(drafting, finite, token_ids, confidences, strict=True):
@@ -199,20 +201,6 @@ class UnusableDrafter:
 
     def forget(self, request_id: str) -> None:
         """Nothing is kept."""
-
-
-def _draw_arguments(drafting: Sequence[_Drafting]) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Per row: temperature, top_k, top_p, min_p, seed, position: what the target draws with. Penalties, bias and masks
-    are left to verification.
-    """
-    return (
-        torch.tensor([one.context.temperature for one in drafting], dtype=torch.float32),
-        torch.tensor([one.context.top_k for one in drafting], dtype=torch.int32),
-        torch.tensor([one.context.top_p for one in drafting], dtype=torch.float32),
-        torch.tensor([one.context.min_p for one in drafting], dtype=torch.float32),
-        torch.tensor([as_int64(one.context.seed) for one in drafting], dtype=torch.int64),
-        torch.tensor([one.position for one in drafting], dtype=torch.int64),
-    )
 
 
 def _probabilities(
