@@ -56,7 +56,6 @@ class Stepper:
         self._on_finished = on_finished
         self._device = runner.final_norm_weight().device
         self._sequences: dict[str, LiveSequence] = {}
-        self._caps_of: Sequence[Mapping[str, int]] = ()  # of the step under way, per decoding sequence
         self._num_steps = 0
 
     @property
@@ -72,7 +71,9 @@ class Stepper:
         if plan.is_empty:
             return
         caps = self._policy.caps(batch=len(plan.decodes), context=_mean_context(plan.decodes))
-        drafting = self._draft(plan, caps)
+        probed = self._probed(plan, caps)
+        allowed = self._allowed(plan, caps, probed)
+        drafting = self._draft(plan, caps, allowed, probed)
         rows = batch.build(plan, [proposal.token_ids for proposal in drafting.proposals], self._device)
         forward = timed_forward(self._runner, rows.batch)
         drawn = self._sampler.draw(forward.output.logits, rows.draws)
@@ -81,7 +82,7 @@ class Stepper:
         committed = [
             self._committer.commit(group, rows=rows, output=forward.output, drawn=drawn) for group in rows.draws
         ]
-        self._count(plan, caps, drafting, committed)
+        self._count(plan, caps, allowed, drafting, committed)
         self._learn(committed, plan)
         for entry in committed:
             self._stream(entry)
@@ -122,21 +123,29 @@ class Stepper:
         for sequence in tuple(self._sequences.values()):
             self.end(sequence, FinishReason.ABORT)
 
-    def _draft(self, plan: StepPlan, caps: StepCaps) -> PoolReport:
+    def _probed(self, plan: StepPlan, caps: StepCaps) -> int | None:
+        """Which decoding sequence is probed in this step, where one is."""
         self._num_steps += 1
-        probed = self._num_steps % len(plan.decodes) if caps.probe is not None else None
-        by_sequence: list[Mapping[str, int]] = []
+        return self._num_steps % len(plan.decodes) if caps.probe is not None else None
+
+    def _allowed(self, plan: StepPlan, caps: StepCaps, probed: int | None) -> list[Mapping[str, int]]:
+        """Most draft tokens by drafter, per decoding sequence."""
+        allowed: list[Mapping[str, int]] = []
         for index, sequence in enumerate(plan.decodes):
-            allowed = caps.probe if caps.probe is not None and index == probed else caps.by_drafter
+            by_drafter = caps.probe if caps.probe is not None and index == probed else caps.by_drafter
             room = sequence.room_for_drafts(self._max_model_len)
-            by_sequence.append(narrowed(allowed, sequence.request.speculation, room=room))
+            allowed.append(narrowed(by_drafter, sequence.request.speculation, room=room))
+        return allowed
+
+    def _draft(
+        self, plan: StepPlan, caps: StepCaps, allowed: Sequence[Mapping[str, int]], probed: int | None
+    ) -> PoolReport:
         watch = [caps.watch * sequence.request.speculation.enabled for sequence in plan.decodes]
         forced = [
-            sequence.forced(max(allowed.values(), default=0))
-            for sequence, allowed in zip(plan.decodes, by_sequence, strict=True)
+            sequence.forced(max(by_drafter.values(), default=0))
+            for sequence, by_drafter in zip(plan.decodes, allowed, strict=True)
         ]
-        report = self._pool.draft(plan.decodes, by_sequence, watch=watch, forced=forced)
-        self._caps_of = by_sequence
+        report = self._pool.draft(plan.decodes, allowed, watch=watch, forced=forced)
         proposals = self._windowed(plan, report.proposals, probed) if caps.has_windows else report.proposals
         granted = [
             self._fitting(sequence, proposal) for sequence, proposal in zip(plan.decodes, proposals, strict=True)
@@ -176,7 +185,14 @@ class Stepper:
         num_granted = self._scheduler.reserve_drafts(sequence, sequence.num_possible(proposal.token_ids))
         return proposal.cut(num_granted)
 
-    def _count(self, plan: StepPlan, caps: StepCaps, drafting: PoolReport, committed: Sequence[Committed]) -> None:
+    def _count(
+        self,
+        plan: StepPlan,
+        caps: StepCaps,
+        allowed: Sequence[Mapping[str, int]],
+        drafting: PoolReport,
+        committed: Sequence[Committed],
+    ) -> None:
         self._counters.add_drafting(asked=drafting.asked, proposed=drafting.proposed, seconds=drafting.seconds)
         self._counters.add(
             sequence_steps=len(plan.decodes),
@@ -193,7 +209,7 @@ class Stepper:
             of_sequence = turns(
                 proposal,
                 asked=drafting.asked_by_sequence[index],
-                caps=self._caps_of[index],
+                caps=allowed[index],
                 num_accepted=verdict.num_accepted,
                 num_emitted=len(verdict.token_ids),
             )
