@@ -36,15 +36,31 @@ class TokenKind:
 
 
 @dataclass(slots=True)
-class Fortune:
-    """Matched and judged tokens of one drafter in one sequence, the latest weighing most."""
+class Rate:
+    """Matched and judged tokens, the latest weighing most."""
+
+    matched: float = 0.0
+    judged: float = 0.0
+
+    def count(self, *, matched: bool, keep: float) -> None:
+        """One token more; what was counted before keeps so much of its weight."""
+        self.matched = self.matched * keep + matched
+        self.judged = self.judged * keep + 1.0
+
+    def leaning(self, belief: float, *, lean: float) -> float:
+        """The rate, with `lean` tokens' worth of `belief` in it."""
+        return (self.matched + lean * belief) / (self.judged + lean)
+
+
+@dataclass(slots=True)
+class Fortune(Rate):
+    """Of one drafter in one sequence."""
 
     matched: float = 1.0
     judged: float = 2.0
 
     def add(self, *, matched: bool) -> None:
-        self.matched = self.matched * FORTUNE_KEEP + matched
-        self.judged = self.judged * FORTUNE_KEEP + 1.0
+        self.count(matched=matched, keep=FORTUNE_KEEP)
 
     @property
     def bucket(self) -> int:
@@ -69,7 +85,7 @@ class Calibrator:
     """Counts of judged tokens. Used by the engine's thread only."""
 
     def __init__(self) -> None:
-        self._counts: dict[object, list[float]] = {}  # [matched, judged], both weighted
+        self._rates: dict[object, Rate] = {}
 
     def probability(self, kind: TokenKind, *, prior: float) -> float:
         """P(such a token matches | all before it do). `prior`: of the drafter's type, where nothing is known."""
@@ -77,21 +93,19 @@ class Calibrator:
         if kind.sureness is not None:
             value += RAW_TRUST * ((kind.sureness + 0.5) / CONFIDENCE_BUCKETS - prior)
         for key in _coarse_to_fine(kind):
-            counts = self._counts.get(key)
-            if counts is not None:
-                value = (counts[0] + LEAN * value) / (counts[1] + LEAN)
+            rate = self._rates.get(key)
+            if rate is not None:
+                value = rate.leaning(value, lean=LEAN)
         return value
 
     def learn(self, kind: TokenKind, *, matched: bool) -> None:
         """A token of this kind was reached and judged."""
         for key in _coarse_to_fine(kind):
-            counts = self._counts.setdefault(key, [0.0, 0.0])
-            counts[0] = counts[0] * KEEP + matched
-            counts[1] = counts[1] * KEEP + 1.0
+            self._rates.setdefault(key, Rate()).count(matched=matched, keep=KEEP)
 
     def forget(self, drafter: str) -> None:
         """A drafter was swapped: what is known of it is void."""
-        self._counts = {key: counts for key, counts in self._counts.items() if _drafter_of(key) != drafter}
+        self._rates = {key: rate for key, rate in self._rates.items() if _drafter_of(key) != drafter}
 
 
 def _coarse_to_fine(kind: TokenKind) -> tuple[object, ...]:

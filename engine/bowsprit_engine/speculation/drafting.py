@@ -72,7 +72,7 @@ class Drafting:
         self._choose(counting)
         for drafter in active:
             if drafter.type not in COUNT_BASED:
-                free = [index for index, first in enumerate(self._forced) if not first]  # costly ones ignore `ahead`
+                free = [index for index, first in enumerate(self._forced) if not first]  # a head ignores `ahead`
                 self._ask(drafter, [index for index in free if self._is_worth(drafter, index)])
                 self._choose([drafter])
         proposals = tuple(

@@ -17,7 +17,7 @@ from bowsprit_engine.speculation.confidence import Calibrator, TokenKind, positi
 from bowsprit_engine.speculation.drafters.base import Draft, DraftContext, Drafter, LearningDrafter
 from bowsprit_engine.speculation.drafting import AHEAD, Drafting, PoolReport, context_of
 from bowsprit_engine.speculation.proposal import NOBODY
-from bowsprit_engine.speculation.scoring import Candidate, SequenceScores, Watched
+from bowsprit_engine.speculation.scoring import Candidate, SequenceScores, Watched, survivals_of
 from bowsprit_policy.acceptance import PRIORS
 from bowsprit_policy.composition import ORDER
 from bowsprit_policy.wire import DrafterState
@@ -68,8 +68,7 @@ class DrafterPool:
             try:
                 drafter.forget(sequence.request_id)
             except Exception as error:
-                logger.exception("drafter %s raised", drafter.name)
-                _break(drafter, f"{type(error).__name__}: {error}")
+                _break_by(drafter, error)
         return watched
 
     def note_step(self, seconds: float) -> None:
@@ -92,10 +91,8 @@ class DrafterPool:
         """Tokens that a draft of a costly drafter is expected to add, before it is asked, less what it costs."""
         fortune = self.scores(sequence).fortune(drafter.name).bucket
         kinds = [TokenKind(drafter.name, position_bucket(i), None, None, fortune) for i in range(cap)]
-        gain, survival = 0.0, 1.0
-        for kind in kinds:
-            survival *= self._calibrator.probability(kind, prior=PRIORS[drafter.type].match)
-            gain += survival
+        prior = PRIORS[drafter.type].match
+        gain = sum(survivals_of([self._calibrator.probability(kind, prior=prior) for kind in kinds]))
         seconds = self._token_seconds.get(drafter.name)
         if seconds is None or not self._step_seconds:
             return gain
@@ -152,14 +149,13 @@ class DrafterPool:
             short = [d for d in drafts if d.confidences is not None and len(d.confidences) != len(d.token_ids)]
             if len(drafts) == len(contexts) and not strange and not short:
                 return drafts
-            reason = (
+            _break(
+                drafter,
                 f"{len(drafts)} drafts for {len(contexts)} sequences, tokens outside the vocabulary: {strange[:5]}, "
-                f"{len(short)} drafts without a confidence for each token"
+                f"{len(short)} drafts without a confidence for each token",
             )
         except Exception as error:
-            logger.exception("drafter %s raised", drafter.name)
-            reason = f"{type(error).__name__}: {error}"
-        _break(drafter, reason)
+            _break_by(drafter, error)
         return [Draft(token_ids=())] * len(contexts)
 
     def _teach(self, sequence: LiveSequence) -> None:
@@ -168,8 +164,13 @@ class DrafterPool:
                 try:
                     drafter.learn(context_of(sequence, 1))
                 except Exception as error:
-                    logger.exception("drafter %s raised", drafter.name)
-                    _break(drafter, f"{type(error).__name__}: {error}")
+                    _break_by(drafter, error)
+
+
+def _break_by(drafter: Drafter, error: Exception) -> None:
+    """From within its `except`."""
+    logger.exception("drafter %s raised", drafter.name)
+    _break(drafter, f"{type(error).__name__}: {error}")
 
 
 def _break(drafter: Drafter, reason: str) -> None:

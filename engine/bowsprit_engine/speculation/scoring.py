@@ -7,10 +7,17 @@ asks.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
+from operator import mul
 
 from bowsprit_engine.speculation.confidence import Calibrator, Fortune, TokenKind
+
+
+def survivals_of(probabilities: Iterable[float]) -> tuple[float, ...]:
+    """P(tokens 0..i all match), from P(token i matches | all before it do)."""
+    return tuple(accumulate(probabilities, mul))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,12 +31,7 @@ class Candidate:
 
     @property
     def survivals(self) -> tuple[float, ...]:
-        """P(tokens 0..i all match)."""
-        product, survivals = 1.0, []
-        for probability in self.probabilities:
-            product *= probability
-            survivals.append(product)
-        return tuple(survivals)
+        return survivals_of(self.probabilities)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

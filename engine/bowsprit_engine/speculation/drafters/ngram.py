@@ -131,8 +131,14 @@ def continue_from(token_ids: Sequence[int], start: int, count: int) -> tuple[int
 
 def match_length(token_ids: Sequence[int], end: int) -> int:
     """Tokens before `end` that equal those before the end of the sequence, as far as they are counted."""
+    return match_before(token_ids, end, token_ids, most=LONGEST_COUNTED)
+
+
+def match_before(source: Sequence[int], end: int, token_ids: Sequence[int], *, most: int) -> int:
+    """Tokens of `source` before `end` that equal the last ones of `token_ids`, up to `most`."""
     length, last = 0, len(token_ids)
-    while length < min(LONGEST_COUNTED, end) and token_ids[end - 1 - length] == token_ids[last - 1 - length]:
+    most = min(most, end, last)
+    while length < most and source[end - 1 - length] == token_ids[last - 1 - length]:
         length += 1
     return length
 

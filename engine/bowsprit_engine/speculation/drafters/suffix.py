@@ -13,9 +13,17 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from bowsprit_engine.speculation.confidence import Rate
 from bowsprit_engine.speculation.drafters.answers import Answer, Place, RecentAnswers
 from bowsprit_engine.speculation.drafters.base import Draft, DraftContext
-from bowsprit_engine.speculation.drafters.ngram import OwnContext, belief, continue_from
+from bowsprit_engine.speculation.drafters.ngram import (
+    LONGEST_COUNTED,
+    SHORTEST_NGRAM,
+    OwnContext,
+    belief,
+    continue_from,
+    match_before,
+)
 from bowsprit_policy.wire import DrafterState, DrafterType
 
 Sharing = Literal["tenant", "all"]
@@ -39,18 +47,6 @@ class Case:
     others: Literal["silent", "same", "different"]
 
 
-@dataclass(slots=True)
-class Record:
-    """How often a source was right in one case, the latest weighing most."""
-
-    right: float = 0.0
-    judged: float = 0.0
-
-    def add(self, *, is_right: bool) -> None:
-        self.right = self.right * KEEP + is_right
-        self.judged = self.judged * KEEP + 1.0
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Said:
     """One source's next token. `match`: tokens before it that equal those before the place it was found at."""
@@ -61,16 +57,23 @@ class Said:
     share: float
 
 
+@dataclass(frozen=True, slots=True)
+class Awaited:
+    """A drafted token, and what each source had said of its place."""
+
+    token_id: int
+    said: tuple[tuple[Case, int], ...]
+
+
 @dataclass(slots=True, kw_only=True)
 class Followed:
-    """What is kept of one sequence. `awaited`: what the sources said of the tokens from index `start` on."""
+    """What is kept of one sequence. `awaited`: its drafted tokens from index `start` on, until they are judged."""
 
     own: OwnContext
     answer: Answer
     num_learned: int
     start: int = 0
-    drafted: tuple[int, ...] = ()
-    awaited: list[tuple[tuple[Case, int], ...]] = field(default_factory=list)
+    awaited: list[Awaited] = field(default_factory=list)
 
 
 class SuffixDrafter:
@@ -86,7 +89,7 @@ class SuffixDrafter:
         self._sharing = sharing
         self._answers = RecentAnswers(max_tokens=kept_tokens)
         self._followed: dict[str, Followed] = {}
-        self._records: dict[Case, Record] = {}
+        self._rates: dict[Case, Rate] = {}
 
     def propose(self, contexts: Sequence[DraftContext]) -> list[Draft]:
         """One draft per context; empty where neither source has anything to say."""
@@ -121,7 +124,7 @@ class SuffixDrafter:
         walk = _Walk(context, followed, self._answers, self._owner(context))
         tokens: list[int] = []
         confidences: list[float] = []
-        awaited: list[tuple[tuple[Case, int], ...]] = []
+        awaited: list[Awaited] = []
         survival = 1.0
         while len(tokens) < context.max_draft_tokens and survival >= LEAST_SURVIVAL:
             said = walk.said()
@@ -132,37 +135,34 @@ class SuffixDrafter:
             survival *= sureness
             tokens.append(token_id)
             confidences.append(sureness)
-            awaited.append(tuple((case, one.token_id) for case, one in cases))
+            awaited.append(Awaited(token_id, tuple((case, one.token_id) for case, one in cases)))
             walk.push(token_id)
-        if not context.ahead and len(followed.awaited) == 0:
-            followed.start, followed.drafted, followed.awaited = len(context.token_ids), tuple(tokens), awaited
+        if not context.ahead and not followed.awaited:
+            followed.start, followed.awaited = len(context.token_ids), awaited
         return Draft(token_ids=tuple(tokens), confidences=tuple(confidences))
 
     def _sureness(self, case: Case, said: Said) -> float:
-        """P(the said token comes): the record of such cases, leaning on the length of the match and the votes."""
-        beforehand = belief(min(said.match, 16)) * said.share
-        record = self._records.get(case)
-        if record is None:
-            return beforehand
-        return (record.right + LEAN * beforehand) / (record.judged + LEAN)
+        """P(the said token comes): the rate of such cases, leaning on the length of the match and the votes."""
+        beforehand = belief(min(said.match, LONGEST_COUNTED)) * said.share
+        rate = self._rates.get(case)
+        return beforehand if rate is None else rate.leaning(beforehand, lean=LEAN)
 
     def _judge(self, followed: Followed, token_ids: Sequence[int]) -> None:
         """Every source, at every position up to the first wrong draft: until there, what it said was of this text."""
-        for offset, said in enumerate(followed.awaited):
+        for offset, awaited in enumerate(followed.awaited):
             index = followed.start + offset
             if index >= len(token_ids):
-                followed.start, followed.drafted = index, followed.drafted[offset:]
-                followed.awaited = followed.awaited[offset:]
+                followed.start, followed.awaited = index, followed.awaited[offset:]
                 return
-            for case, token_id in said:
-                self._records.setdefault(case, Record()).add(is_right=token_id == token_ids[index])
-            if followed.drafted[offset] != token_ids[index]:
+            for case, token_id in awaited.said:
+                self._rates.setdefault(case, Rate()).count(matched=token_id == token_ids[index], keep=KEEP)
+            if awaited.token_id != token_ids[index]:
                 break
         followed.awaited = []
 
 
 def case_of(one: Said, said: Sequence[Said]) -> Case:
-    """Which record tells how far to believe it."""
+    """Whose rate tells how far to believe it."""
     other = next((another for another in said if another is not one), None)
     others: Literal["silent", "same", "different"] = "silent"
     if other is not None:
@@ -174,21 +174,17 @@ class _Walk:
     """A draft under way: what both sources say of its next token."""
 
     def __init__(self, context: DraftContext, followed: Followed, answers: RecentAnswers, owner: str) -> None:
-        self._text = [*context.token_ids, *context.ahead]
+        self._text = context.text
         self._followed = followed
         self._answers = answers
         self._owner = owner
         start = followed.own.start(context.token_ids, context.ahead)
-        self._own = None if start is None else (start.source, int(start.match))
+        self._own = None if start is None else self._own_at(start.source, int(start.match))
         self._places: list[tuple[Place, int]] = list(self._found())
 
     def said(self) -> list[Said]:
         """The own context's word and the answers', where they have one."""
-        said = []
-        if self._own is not None:
-            source, match = self._own
-            token_id = continue_from(self._text, source, 1)[0]
-            said.append(Said(source="own", token_id=token_id, match=match, share=1.0))
+        said = [] if self._own is None else [self._own[1]]
         votes: dict[int, float] = {}
         longest: dict[int, int] = {}
         for place, match in self._places:
@@ -203,14 +199,13 @@ class _Walk:
 
     def push(self, token_id: int) -> None:
         """The draft goes on with this token."""
-        if self._own is not None:
-            source, match = self._own
-            goes_on = continue_from(self._text, source, 1)[0] == token_id
-            self._own = (source + 1, match + 1) if goes_on else None
+        own = self._own
         self._text.append(token_id)
-        if self._own is None:
+        if own is not None and own[1].token_id == token_id:
+            self._own = self._own_at(own[0] + 1, own[1].match + 1)
+        else:
             found = self._followed.own.index.find(self._text)
-            self._own = None if found is None else (found, 2)
+            self._own = None if found is None else self._own_at(found, SHORTEST_NGRAM)
         self._places = [
             (Place(place.answer, place.index + 1), match + 1)
             for place, match in self._places
@@ -219,19 +214,15 @@ class _Walk:
         if not self._places:
             self._places = list(self._found())
 
+    def _own_at(self, source: int, match: int) -> tuple[int, Said]:
+        """The own context's word where it is copied from `source`."""
+        token_id = continue_from(self._text, source, 1)[0]
+        return source, Said(source="own", token_id=token_id, match=match, share=1.0)
+
     def _found(self) -> Iterator[tuple[Place, int]]:
         for place in self._answers.find(self._owner, self._text):
             # Two owners' runs of tokens may share a key.
             if place.answer is not self._followed.answer and place.answer.owner == self._owner:
-                match = match_before(place, self._text)
+                match = match_before(place.answer.token_ids, place.index, self._text, most=LONGEST_MATCH)
                 if match > 0 and place.token_id is not None:
                     yield place, match
-
-
-def match_before(place: Place, token_ids: Sequence[int]) -> int:
-    """Tokens before `place` that equal those at the end of `token_ids`, as far as they are compared."""
-    length, last, there = 0, len(token_ids), place.answer.token_ids
-    most = min(LONGEST_MATCH, place.index, last)
-    while length < most and there[place.index - 1 - length] == token_ids[last - 1 - length]:
-        length += 1
-    return length
