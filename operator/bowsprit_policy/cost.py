@@ -113,11 +113,7 @@ def recalled(state: CostState, history: CounterDelta) -> CostState:
     return CostState(
         profile=seen.profile,
         measured=tuple(_weighing(cell, HISTORY_STEPS) for cell in seen.measured),
-        drafting=tuple(
-            replace(cost, seconds=cost.seconds * keep, units=cost.units * keep)
-            for cost in seen.drafting
-            for keep in (min(1.0, HISTORY_UNITS / max(1.0, cost.units)),)
-        ),
+        drafting=tuple(_with_units(cost, HISTORY_UNITS) for cost in seen.drafting),
     )
 
 
@@ -166,6 +162,11 @@ def _taken_in(old: MeasuredCell | None, new: StepCell, drafting: float, half_lif
         squares=old.squares * keep + new.steps * (mean_now - mean_all) ** 2,
         ticks=old.ticks * keep + 1.0,
     )
+
+
+def _with_units(cost: DraftingCost, most: float) -> DraftingCost:
+    keep = min(1.0, most / max(1.0, cost.units))
+    return replace(cost, seconds=cost.seconds * keep, units=cost.units * keep)
 
 
 def _weighing(cell: MeasuredCell, most: float) -> MeasuredCell:
