@@ -33,6 +33,16 @@ class DrafterChoice:
         return cls(name=name, type=kind, uri=uri)
 
 
+def _read_drafters(value: object) -> object:
+    words = value.split() if isinstance(value, str) else value
+    if isinstance(words, list | tuple):
+        return tuple(DrafterChoice.read(word) if isinstance(word, str) else word for word in words)
+    return words
+
+
+Drafters = Annotated[tuple[DrafterChoice, ...], NoDecode, BeforeValidator(_read_drafters)]
+
+
 class ProcessSettings(BaseSettings):
     """Of any command."""
 
@@ -75,7 +85,7 @@ class ModelSettings(ProcessSettings):
     )
     prefill_chunk: int = Field(default=256, ge=1, description="Most prompt tokens of one step, over all sequences.")
     prefill_delay_steps: float = Field(
-        default=1.0,
+        default=1.5,
         ge=0,
         description="Most that prompt tokens delay running streams by in a step, in steps without them.",
     )
@@ -83,7 +93,7 @@ class ModelSettings(ProcessSettings):
         default="on", description="Whether requests of one tenant share the KV cache of what they have in common."
     )
     draft_tokens_max: int = Field(default=8, ge=0, le=64, description="Most draft tokens of a sequence in one step.")
-    drafter: Annotated[tuple[DrafterChoice, ...], NoDecode] = Field(
+    drafter: Drafters = Field(
         default=(
             DrafterChoice(name="ngram", type=DrafterType.NGRAM),
             DrafterChoice(name="head", type=DrafterType.HEAD),
@@ -98,14 +108,6 @@ class ModelSettings(ProcessSettings):
         description="Whose recent answers a Suffix drafter looks up: the tenant's own, or everybody's, which lets the "
         "speed of an answer tell that somebody else was told it before.",
     )
-
-    @field_validator("drafter", mode="before")
-    @classmethod
-    def _read_drafters(cls, value: object) -> object:
-        words = value.split() if isinstance(value, str) else value
-        if isinstance(words, list | tuple):
-            return tuple(DrafterChoice.read(word) if isinstance(word, str) else word for word in words)
-        return words
 
     @field_validator("drafter", mode="after")
     @classmethod

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import accumulate
 
 import pytest
@@ -17,7 +18,13 @@ def a_round(*gaps: float, arrival: float, first_token: float) -> Round:
 def test_the_delay_is_the_slow_gap_beyond_the_stream_s_own_step() -> None:
     """Gaps after the prompt's first token are the stream's own again."""
     of = a_round(1, 1, 1, 3, 3.5, 3, 9, arrival=3.0, first_token=12.0)
-    assert delay(of) == Delay(step=1.0, added=2.5)
+    assert delay(of) == Delay(step=1.0, added=2.5, added_in_all=2.5, contended=0, gaps=3)
+
+
+def test_gaps_in_which_other_work_interrupted_a_step_are_told_apart() -> None:
+    """The steps that ended at 6.2 and 9.5 were interrupted; the first was the stream's alone."""
+    of = replace(a_round(1, 1, 1, 3, 3.5, 3, 9, arrival=3.0, first_token=12.0), contended=(1.0, 6.2, 9.5))
+    assert delay(of) == Delay(step=1.0, added=2.0, added_in_all=2.5, contended=1, gaps=3)
 
 
 def test_the_gap_in_which_the_prompt_came_counts() -> None:
@@ -39,12 +46,15 @@ def test_a_stream_that_is_not_delayed_has_no_negative_delay() -> None:
 
 def test_a_round_without_gaps_to_compare_is_an_error() -> None:
     """Both counts are named."""
-    with pytest.raises(ValueError, match="0 gaps before the prompt and 2 during it"):
+    with pytest.raises(ValueError, match="0 gaps before the prompt and 2 without contention of 2 during it"):
         delay(a_round(1, 1, arrival=0.5, first_token=2.0))
 
 
 def test_the_figure_is_in_steps_and_has_an_interval() -> None:
     """Added over own step, medians over rounds."""
-    figure = figures([Delay(step=0.004, added=0.008), Delay(step=0.005, added=0.010)])["p99_added_steps"]
-    assert figure.value == pytest.approx(2.0)
-    assert figure.low == figure.high == pytest.approx(2.0)
+    of = [Delay(step=step, added=2 * step, added_in_all=3 * step, contended=1, gaps=9) for step in (0.004, 0.005)]
+    found = figures(of)
+    assert {name: figure.value for name, figure in found.items()} == pytest.approx(
+        {"p99_added_steps": 2.0, "p99_added_steps_in_all": 3.0}
+    )
+    assert found["p99_added_steps"].low == found["p99_added_steps"].high == pytest.approx(2.0)

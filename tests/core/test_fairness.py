@@ -33,7 +33,7 @@ def beside(limits, context=0):
 
 def test_a_chunk_is_as_long_as_the_delay_allows():
     """By the profile: a few tokens where rows cost arithmetic, hundreds where they are nearly free."""
-    assert beside(limits_of(STEEP)) == [10, 11, 12, 14, 16, 18, 20, 22]
+    assert beside(limits_of(STEEP)) == [10, 11, 12, 14, 16, 18, 19, 21]
     assert beside(limits_of(FLAT)) == [256] * 8
     assert beside(limits_of(STEEP, delay_steps=0.0)) == [1] * 8
 
@@ -43,7 +43,7 @@ def test_a_chunk_is_shorter_the_more_of_its_prompt_its_rows_must_look_at():
     long = step_cell(batch=1, rows=32, milliseconds=22.0).model_copy(update={"context": 2048})
     limits = limits_of(FLAT, long_context=[long])
     by_context = {context: limits.tokens(num_decodes=1, context=context) for context in (0, 256, 1152, 2048, 100_000)}
-    assert by_context == {0: 256, 256: 256, 1152: 96, 2048: 52, 100_000: 1}
+    assert by_context == {0: 256, 256: 256, 1152: 92, 2048: 51, 100_000: 1}
 
 
 def test_a_long_context_that_costs_nothing_more_changes_nothing():
@@ -60,14 +60,62 @@ def test_contended_cells_stand_with_their_fastest_sample_and_a_curve_never_falls
         step_cell(rows=9, milliseconds=20.0),
         step_cell(rows=17, steps=0, contended=3).model_copy(update={"seconds": 0.09}),
     ]
-    limits = chunk_limits(profile(cells), prefill_chunk=64, delay_steps=2.0)
+    limits = chunk_limits(profile(cells), prefill_chunk=64, delay_steps=2.1)
     assert limits.tokens(num_decodes=1, context=0) == 8
 
 
 def test_without_a_profile_or_streams_there_is_no_limit():
     """One cell has no slope; and who has the engine alone gets whole chunks."""
-    assert beside(limits_of({1: 9.0})) == [256] * 8
+    assert limits_of({1: 9.0}) is None
     assert limits_of(STEEP).tokens(num_decodes=0, context=0) == 256
+
+
+def note_chunks(limits, added_steps, *, times=40):
+    """Decode steps of 9.4 ms, then steps with the chunk that is allowed, longer by `added_steps(tokens)` of those."""
+    limits.note_step(num_decodes=1, num_tokens=0, context=0, seconds=9.4e-3)
+    for index in range(times):
+        tokens = limits.tokens(num_decodes=1, context=0)
+        limits.note_step(num_decodes=1, num_tokens=tokens, context=0, seconds=9.4e-3 * (1 + added_steps(tokens, index)))
+
+
+@pytest.mark.parametrize(("curve", "per_token"), [(STEEP, 0.5), (STEEP, 0.1), (FLAT, 0.02), (FLAT, 0.1)])
+def test_a_chunk_is_corrected_by_what_steps_with_prompt_tokens_take(curve, per_token):
+    """Whatever the profile said: a token adds half a step, or a fiftieth of one, and two steps are the bound."""
+    limits = limits_of(curve)
+    note_chunks(limits, lambda tokens, _: per_token * tokens, times=100)
+    added = per_token * limits.tokens(num_decodes=1, context=0)
+    assert 1.0 <= added <= 2.0
+
+
+def test_steps_that_vary_leave_room_for_the_slow_ones():
+    """Every other step is twice as slow as its neighbour: slow ones are within the bound too."""
+    limits = limits_of(STEEP)
+    note_chunks(limits, lambda tokens, index: tokens * (0.1 if index % 2 else 0.2), times=100)
+    assert 0.2 * limits.tokens(num_decodes=1, context=0) <= 2.0
+
+
+def test_a_step_of_streams_alone_is_the_measure_of_the_delay():
+    """Measured at half of the profile's, it halves what prompts may add; other numbers of streams have their own."""
+    limits = limits_of(STEEP)
+    limits.note_step(num_decodes=1, num_tokens=0, context=0, seconds=4.7e-3)
+    assert beside(limits) == [5, *beside(limits_of(STEEP))[1:]]
+
+
+class Priced:
+    """Limits that are told what a step costs by the steep curve, whatever the fake runner takes."""
+
+    def __init__(self, limits):
+        self._limits = limits
+        self.tokens = limits.tokens
+
+    def note_step(self, *, num_decodes, num_tokens, context, seconds):
+        del seconds
+        self._limits.note_step(
+            num_decodes=num_decodes,
+            num_tokens=num_tokens,
+            context=context,
+            seconds=steep_milliseconds(num_decodes + num_tokens) / 1e3,
+        )
 
 
 @pytest.mark.parametrize(("delay_steps", "is_within"), [(2.0, True), (None, False)])
@@ -78,7 +126,7 @@ def test_a_prompt_of_2000_tokens_delays_running_streams_by_two_steps_at_the_99th
     """
     stepping = Stepping(num_blocks=300, prefill_chunk=256, max_model_len=2100)
     if delay_steps is not None:
-        stepping.scheduler.limit_chunks(limits_of(STEEP, delay_steps))
+        stepping.scheduler.limit_chunks(Priced(limits_of(STEEP, delay_steps)))
     rows = []
     stepping.runner.before_forward = lambda batch: rows.append(batch.token_ids.numel())
     streams = [f"stream {index}" for index in range(3)]
@@ -93,14 +141,14 @@ def test_a_prompt_of_2000_tokens_delays_running_streams_by_two_steps_at_the_99th
         stepping.stepper.step()
         told += [len(stepping.outputs[stream]) - count for stream, count in zip(streams, before, strict=True)]
 
-    delays = sorted(seconds(count) / seconds(3) - 1.0 for count in rows for _ in streams)
+    delays = sorted(steep_milliseconds(count) / steep_milliseconds(3) - 1.0 for count in rows for _ in streams)
     assert set(told) == {1}
     assert sum(rows) - 3 * len(rows) == 2000
     assert (delays[int(0.99 * len(delays))] <= 2.0) is is_within
 
 
-def seconds(rows):
-    """The steep curve, read as linearly as the engine reads it."""
+def steep_milliseconds(rows):
+    """Milliseconds by the steep curve, read as linearly as the engine reads it."""
     known = sorted(STEEP)
     high = next((count for count in known if count >= rows), None)
     if high is None:

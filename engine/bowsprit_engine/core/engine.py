@@ -262,9 +262,10 @@ class Engine:
                 prefill_chunk=self.settings.prefill_chunk,
                 delay_steps=self.settings.prefill_delay_steps,
             )
-            self._scheduler.limit_chunks(limits)
-            one, full = (limits.tokens(num_decodes=b, context=0) for b in (1, self.settings.max_batch_size))
-            logger.info("a step carries %d prompt tokens beside one stream, %d beside a full batch", one, full)
+            if limits is not None:
+                self._scheduler.limit_chunks(limits)
+                one, full = (limits.tokens(num_decodes=b, context=0) for b in (1, self.settings.max_batch_size))
+                logger.info("a step carries %d prompt tokens beside one stream, %d beside a full batch", one, full)
 
     def _take_mail(self) -> bool:
         """Do what came; sleep when there is nothing to do. False when the engine should end."""

@@ -1,6 +1,7 @@
 """How many prompt tokens a step may carry beside running streams: as many as delay them by a given number of steps.
 
-Decides by step times alone (the start-up profile). Knows neither sequences nor the queue.
+Decides by step times alone: what the start-up profile says of a step with so many rows, corrected by what such steps
+have taken since (chunk_feedback.py). Knows neither sequences nor the queue.
 """
 
 from __future__ import annotations
@@ -10,50 +11,86 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 
+from bowsprit_engine.core.chunk_feedback import ChunkFeedback
 from bowsprit_policy.wire import Profile, StepCell
+
+LEAST_TOKEN_STEPS = 0.001  # decode steps that a prompt token is expected to add at least
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ChunkLimits:
-    """The most prompt tokens n of a step, at least 1, with T(b + n, c) <= (1 + delay) x T(b) for b running streams.
+class ProfiledSteps:
+    """Seconds of a step by its rows, whatever sequences they belong to.
 
-    T: seconds of a step by its rows, whatever sequences they belong to, read linearly between the profile's cells and
-    along the whole curve's slope beyond them; and what n rows of a prompt pay for attention to a context c that is
-    longer than the profile's. Fewer than two cells: nothing is known, and nothing limited.
+    Read linearly between the profile's cells and along the whole curve's slope beyond them; and what a row of a prompt
+    pays for attention to a context that is longer than the profile's.
     """
 
-    curve: tuple[tuple[int, float], ...]  # (rows, seconds) in ascending order of both
-    curve_context: int = 0  # tokens
+    curve: tuple[tuple[int, float], ...]  # at least two (rows, seconds), in ascending order of both
+    context: int = 0  # tokens of the curve's sequences
     attention_seconds: float = 0.0  # of one row, per token of context beyond the curve's
-    prefill_chunk: int
-    delay_steps: float
+
+    def seconds(self, rows: int) -> float:
+        return _seconds(self.curve, rows)
+
+    def added(self, *, num_decodes: int, num_tokens: int, context: int) -> float:
+        """By so many prompt tokens, of prompts of which `context` tokens are computed."""
+        attention = num_tokens * max(0, context - self.context) * self.attention_seconds
+        return self.seconds(num_decodes + num_tokens) - self.seconds(num_decodes) + attention
+
+
+class ChunkLimits:
+    """The most prompt tokens, at least 1, that are expected to lengthen a step by no more than `delay_steps` steps."""
+
+    def __init__(self, steps: ProfiledSteps, *, prefill_chunk: int, delay_steps: float) -> None:
+        self._steps = steps
+        self._prefill_chunk = prefill_chunk
+        self._delay_steps = delay_steps
+        self._feedback = ChunkFeedback()
 
     def tokens(self, *, num_decodes: int, context: int) -> int:
         """Beside so many decoding sequences, of prompts of which `context` tokens are computed. Without any, all."""
-        if num_decodes == 0 or len(self.curve) < 2:
-            return self.prefill_chunk
-        bound = (1.0 + self.delay_steps) * _seconds(self.curve, num_decodes)
-        beyond = max(0, context - self.curve_context) * self.attention_seconds
+        if num_decodes == 0:
+            return self._prefill_chunk
+        bound = self._delay_steps * self._step_seconds(num_decodes) / self._feedback.correction
 
-        def is_beyond_bound(n: int) -> bool:
-            return _seconds(self.curve, num_decodes + n) + n * beyond > bound
+        def is_beyond_bound(num_tokens: int) -> bool:
+            return self._added(num_decodes=num_decodes, num_tokens=num_tokens, context=context) > bound
 
-        return max(1, bisect_left(range(1, self.prefill_chunk + 1), True, key=is_beyond_bound))
+        return max(1, bisect_left(range(1, self._prefill_chunk + 1), True, key=is_beyond_bound))
+
+    def note_step(self, *, num_decodes: int, num_tokens: int, context: int, seconds: float) -> None:
+        """What an uncontended step took that had decoding sequences, and no or some prompt tokens beside them."""
+        if num_tokens == 0:
+            self._feedback.note_decodes(num_decodes, seconds)
+            return
+        step = self._step_seconds(num_decodes)
+        added = self._added(num_decodes=num_decodes, num_tokens=num_tokens, context=context)
+        self._feedback.note_added(seconds - step, expected=added, step=step)
+
+    def _step_seconds(self, num_decodes: int) -> float:
+        return self._feedback.decode_seconds(num_decodes) or self._steps.seconds(num_decodes)
+
+    def _added(self, *, num_decodes: int, num_tokens: int, context: int) -> float:
+        """Expected seconds. Never quite nothing, however flat the profile is: nothing could not be corrected."""
+        added = self._steps.added(num_decodes=num_decodes, num_tokens=num_tokens, context=context)
+        return added + LEAST_TOKEN_STEPS * num_tokens * self._step_seconds(num_decodes)
 
 
-def chunk_limits(profile: Profile, *, prefill_chunk: int, delay_steps: float) -> ChunkLimits:
-    """From the start-up profile."""
+def chunk_limits(profile: Profile, *, prefill_chunk: int, delay_steps: float) -> ChunkLimits | None:
+    """From the start-up profile; None where it has fewer than two cells: nothing is known, and nothing limited."""
     curve = tuple(_curve(profile.cells))
-    limits = ChunkLimits(curve=curve, prefill_chunk=prefill_chunk, delay_steps=delay_steps)
-    if len(curve) < 2 or not profile.long_context:
-        return limits
+    if len(curve) < 2:
+        return None
+    steps = ProfiledSteps(curve=curve)
     context = profile.cells[0].context
     costs = [
         (_mean_seconds(cell) - _seconds(curve, cell.rows)) / (cell.rows * (cell.context - context))
         for cell in profile.long_context
         if cell.context > context
     ]
-    return replace(limits, curve_context=context, attention_seconds=max(0.0, *costs)) if costs else limits
+    if costs:
+        steps = replace(steps, context=context, attention_seconds=max(0.0, *costs))
+    return ChunkLimits(steps, prefill_chunk=prefill_chunk, delay_steps=delay_steps)
 
 
 def _curve(cells: Iterable[StepCell]) -> list[tuple[int, float]]:

@@ -1,7 +1,7 @@
 """Who runs in the next step: admission, chunked prefill beside decoding, preemption by recompute.
 
 Decides which sequences get rows and KV blocks. Refuses to know torch, logits, drafters and time: a plan depends on the
-queue and the free blocks only.
+queue, the free blocks and what the chunk's limits say.
 
 - Every decoding sequence is in every step. A prompt gets what is left of `prefill_chunk` tokens, oldest first, so a
   long prompt never holds running streams up by more than one chunk, which is smaller beside streams than alone.
@@ -41,6 +41,7 @@ class StepPlan:
 
     decodes: tuple[LiveSequence, ...] = ()
     prefills: tuple[PrefillChunk, ...] = ()
+    prefill_context: int = 0  # computed tokens of the prompt that has come farthest
     preempted: tuple[LiveSequence, ...] = ()
 
     @property
@@ -92,6 +93,16 @@ class Scheduler:
         """Beside running streams a step carries no more prompt tokens than these limits say."""
         self._chunk_limits = limits
 
+    def note_step(self, plan: StepPlan, *, seconds: float) -> None:
+        """What an uncontended step took: the limits learn from it."""
+        if self._chunk_limits is not None and plan.decodes:
+            self._chunk_limits.note_step(
+                num_decodes=len(plan.decodes),
+                num_tokens=sum(chunk.num_tokens for chunk in plan.prefills),
+                context=plan.prefill_context,
+                seconds=seconds,
+            )
+
     def add(self, sequence: LiveSequence) -> None:
         self._waiting.append(sequence)
 
@@ -117,7 +128,9 @@ class Scheduler:
             if not sequence.is_decoding:
                 self.prefixes.advance(sequence)
         decodes = tuple(sequence for sequence in self._running if sequence.is_decoding)
-        return StepPlan(decodes=decodes, prefills=self._prefills(self._chunk(len(decodes))), preempted=preempted)
+        context = max((sequence.num_computed for sequence in self._running if not sequence.is_decoding), default=0)
+        prefills = self._prefills(self._chunk(num_decodes=len(decodes), context=context))
+        return StepPlan(decodes=decodes, prefills=prefills, prefill_context=context, preempted=preempted)
 
     def reserve_drafts(self, sequence: LiveSequence, num_drafts: int) -> int:
         """Give blocks to as many of `num_drafts` drafts as free ones allow, never preempting; the number granted."""
@@ -159,12 +172,11 @@ class Scheduler:
             self.prefixes.begin(sequence)
             sequence.block_ids += self.blocks.allocate(sequence.num_missing_blocks)
 
-    def _chunk(self, num_decodes: int) -> int:
+    def _chunk(self, *, num_decodes: int, context: int) -> int:
         """Prompt tokens of this step, as if all were of the prompt that has come farthest."""
-        computed = [sequence.num_computed for sequence in self._running if not sequence.is_decoding]
-        if self._chunk_limits is None or not computed:
+        if self._chunk_limits is None:
             return self._prefill_chunk
-        return self._chunk_limits.tokens(num_decodes=num_decodes, context=max(computed))
+        return self._chunk_limits.tokens(num_decodes=num_decodes, context=context)
 
     def _prefills(self, left: int) -> tuple[PrefillChunk, ...]:
         """Chunks of `left` tokens in all."""

@@ -292,6 +292,8 @@ class Stepper:
         seconds: float,
         is_contended: bool,
     ) -> None:
+        if not is_contended:
+            self._scheduler.note_step(plan, seconds=seconds)
         if plan.prefills or not plan.decodes:
             return
         key = CellKey.of(batch=len(plan.decodes), rows=rows.num_rows, context=_mean_context(plan.decodes))
