@@ -96,6 +96,38 @@ class PolicyStatus(WireModel):
     lowered: tuple[LoweredDrafter, ...] = ()
 
 
+class ShadowScores(WireModel):
+    """What one of two revisions got on the sequence-steps that both drafted beside the text.
+
+    `reached[i]`: sequence-steps whose text has a token at position i and of which it drafted and matched all earlier
+    positions. `matched[i]`: those of them in which it drafted position i and matched too.
+    """
+
+    revision: str | None
+    reached: tuple[int, ...] = ()
+    matched: tuple[int, ...] = ()
+
+
+class ShadowStats(WireModel):
+    """A candidate revision that drafts beside its drafter's serving one, and serves nobody.
+
+    Its counts are in no other figure. `sequence_steps`: those on which `candidate` and `incumbent` are scored, by the
+    same emitted text; all counts begin again when another incumbent serves (None: no revision does).
+    `squared_differences`: sum over sequence-steps of (candidate's matched tokens - incumbent's)²; with n sequence-steps
+    and d their mean difference, the paired variance is squared_differences / n - d². `seconds`: spent on this shadow,
+    of `step_seconds` that steps took since it was loaded. `state`: Active, or Broken (it isn't asked any more).
+    """
+
+    state: DrafterState
+    reason: str = ""
+    sequence_steps: int = 0
+    squared_differences: int = 0
+    candidate: ShadowScores
+    incumbent: ShadowScores | None = None
+    seconds: float = 0.0
+    step_seconds: float = 0.0
+
+
 class DrafterStats(WireModel):
     """Counters of one drafter since this engine process started; they only ever grow while `revision` stays.
 
@@ -109,7 +141,7 @@ class DrafterStats(WireModel):
     text: that counts in `opportunities`, `proposed`, `reached` and `matched`, and in nothing else.
     `draft_seconds`: wall seconds spent drafting. Of a drafter with a KV cache of its own: `kv_lag_tokens`, a gauge,
     tokens of live sequences that the target has computed and it hasn't; `not_finite`: drafts that ended in logits that
-    are not finite.
+    are not finite. `shadow`: its candidate, where one is loaded; nothing of it is in the other figures.
     """
 
     name: str
@@ -128,6 +160,7 @@ class DrafterStats(WireModel):
     draft_seconds: float = 0.0
     kv_lag_tokens: int = 0
     not_finite: int = 0
+    shadow: ShadowStats | None = None
 
 
 class StepCell(WireModel):
@@ -201,16 +234,18 @@ class EngineStats(WireModel):
 
 
 class DrafterRole(StrEnum):
-    """What a loaded revision is used for. First light serves; shadow arrives with its code."""
+    """What a loaded revision is used for: to draft for requests, or to be scored beside the one that does."""
 
     SERVING = "serving"
+    SHADOW = "shadow"
 
 
 class DrafterLoad(WireModel):
-    """PUT /control/v1/drafters/{name}: load this speculator into a second buffer and swap it in between steps.
+    """PUT /control/v1/drafters/{name}: load this speculator into a second buffer and use it from a step on.
 
-    `uri` names the speculator's folder (pvc:// or file://), `sha256` is that of its weights file.
-    `revision` None unloads the drafter.
+    `uri` names the speculator's folder (pvc:// or file://), `sha256` is that of its weights file. To serve a revision
+    that is the drafter's shadow promotes it: nothing is read, and no `uri` is needed. `revision` None unloads the one
+    of that role.
     """
 
     revision: str | None

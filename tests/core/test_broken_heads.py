@@ -18,7 +18,7 @@ PROMPT = [5, 6, 7, 8]
 
 def test_the_engine_serves_on_and_says_broken_until_a_good_head_comes(serve, tmp_path, monkeypatch):
     """The same tokens before, with a broken head and with a good one, which drafts."""
-    monkeypatch.setattr("bowsprit_engine.core.engine.resolve_uri", lambda uri: tmp_path / uri)
+    monkeypatch.setattr("bowsprit_engine.core.revisions.resolve_uri", lambda uri: tmp_path / uri)
     runner = LearnableRunner()
     head = learned(runner)
     for name in ("good", "broken"):

@@ -16,16 +16,16 @@ from bowsprit_engine.core.counters import Counters, Snapshot
 from bowsprit_engine.core.inbox import Inbox, Mail
 from bowsprit_engine.core.prefill_chunk import chunk_limits
 from bowsprit_engine.core.request import FinishedRequest, Request
+from bowsprit_engine.core.revisions import Revisions
 from bowsprit_engine.core.runner import Runner
 from bowsprit_engine.core.sampling import Draw, Sampler, choose_draw
 from bowsprit_engine.core.scheduler import Scheduler
 from bowsprit_engine.core.settings import EngineSettings
 from bowsprit_engine.core.step import Stepper
 from bowsprit_engine.errors import CallerError, StalePolicyError
-from bowsprit_engine.models.uri import resolve_uri
 from bowsprit_engine.speculation import profile as profiling
 from bowsprit_engine.speculation.costs import StepTimes, measured_times
-from bowsprit_engine.speculation.drafters.base import Drafter, LoadableDrafter
+from bowsprit_engine.speculation.drafters.base import Drafter
 from bowsprit_engine.speculation.policy import PolicyExecutor
 from bowsprit_engine.speculation.pool import DrafterPool
 from bowsprit_policy.wire import (
@@ -96,6 +96,14 @@ class Engine:
             max_model_len=settings.max_model_len,
             on_finished=on_finished,
         )
+        self._revisions = Revisions(
+            drafters=self._drafters,
+            shadows=self._pool.shadows,
+            model_digest=settings.model_digest,
+            draft_tokens_max=settings.draft_tokens_max,
+            between_steps=self._between_steps,
+            begin_revision=self._begin_revision,
+        )
         self._inbox = Inbox(max_inside=settings.max_batch_size + settings.max_waiting)
         self._num_failed_in_a_row = 0
         self._ready = threading.Event()
@@ -154,7 +162,9 @@ class Engine:
     def drafters(self) -> tuple[DrafterStats, ...]:
         lowered = {drafter.name: drafter.message for drafter in self._policy.lowered}
         return tuple(
-            _with_lowering(self._counters.drafter_stats(drafter), lowered.get(drafter.name))
+            _with_lowering(self._counters.drafter_stats(drafter), lowered.get(drafter.name)).model_copy(
+                update={"shadow": self._pool.shadows.stats(drafter.name)}
+            )
             for drafter in self._drafters.values()
         )
 
@@ -189,40 +199,14 @@ class Engine:
         )
 
     def load_drafter(self, name: str, load: DrafterLoad) -> DrafterStats:
-        """Load a revision beside the one in use and swap it in between two steps; None unloads.
-
-        Loads in the calling thread. Raises CallerError for a drafter that can't be loaded into, SpeculatorError for a
-        speculator that doesn't fit; the revision in use stays then.
-        """
-        drafter = self._drafters.get(name)
-        if drafter is None:
-            raise CallerError(
-                f"no drafter {name!r}, there are {sorted(self._drafters)}", param="name", code="not_found"
-            )
-        if not isinstance(drafter, LoadableDrafter):
-            raise CallerError(f"drafter {name!r} of type {drafter.type} has no revisions", param="name")
-        if load.revision is None:
-            swap = drafter.unload
-        else:
-            loaded = self._loaded(drafter, load, load.revision)
-
-            def swap() -> None:
-                drafter.swap_in(loaded)
-
-        def swap_and_count() -> None:
-            swap()
-            self._counters.begin_revision(name, load.revision)
-            self._policy.begin_revision(name)
-            self._pool.begin_revision(name)
-            logger.info("drafter %s: revision %s in use", name, load.revision)
-
-        self._between_steps(swap_and_count)
+        """Load, promote or unload a revision (core/revisions.py). Raises what `Revisions.carry_out` does."""
+        self._revisions.carry_out(name, load)
         return next(stats for stats in self.drafters() if stats.name == name)
 
-    def _loaded(self, drafter: LoadableDrafter, load: DrafterLoad, revision: str) -> object:
-        if load.uri is None:
-            raise CallerError(f"revision {revision!r} needs a uri", param="uri")
-        return drafter.load(resolve_uri(load.uri), load.sha256, revision, self.settings.model_digest)
+    def _begin_revision(self, name: str, revision: str | None) -> None:
+        self._counters.begin_revision(name, revision)
+        self._policy.begin_revision(name)
+        self._pool.begin_revision(name)
 
     def _between_steps(self, function: Callable[[], None]) -> None:
         if self._thread.is_alive():

@@ -86,7 +86,9 @@ class Stepper:
         self._learn(committed, plan)
         for entry in committed:
             self._stream(entry)
-        self._time(plan, rows, committed, seconds=time.perf_counter() - begin, is_contended=forward.is_contended)
+        seconds = time.perf_counter() - begin
+        self._time(plan, rows, committed, seconds=seconds, is_contended=forward.is_contended)
+        self._pool.shadows.after_step(self._scheduler.running, seconds=seconds)
 
     def submit(self, request: Request) -> None:
         """Queue a sequence. One that can't begin ends alone, as a second one of the same id does."""

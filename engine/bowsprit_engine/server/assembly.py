@@ -144,10 +144,10 @@ def _drafter(choice: DrafterChoice, settings: ModelSettings, model: LoadedModel,
 
 
 def _drafter_bytes(choice: DrafterChoice, config: ModelConfig) -> int:
-    """Trained weights: the revision in use and the one that takes its place; recent answers with their index."""
+    """Trained weights: the revision in use, its shadow, one being loaded; recent answers with their index."""
     match choice.type:
         case DrafterType.HEAD:
-            return 2 * largest_head_bytes(config)
+            return 3 * largest_head_bytes(config)
         case DrafterType.SUFFIX:
             return KEPT_TOKENS * BYTES_PER_TOKEN
         case DrafterType.NGRAM | DrafterType.MODEL:  # next to nothing; planned by its shape

@@ -45,6 +45,7 @@ class EngineCollector(Collector):
         yield from self._serving(stats)
         yield from self._drafting(stats)
         yield from self._positions(stats.drafters)
+        yield from self._shadows(stats.drafters)
         yield from self._table(self._engine.policy())
         yield from self._steps(stats.cells)
         yield self._counter(
@@ -121,6 +122,37 @@ class EngineCollector(Collector):
                     ({"drafter": drafter.name, "position": str(position)}, count)
                     for drafter in drafters
                     for position, count in enumerate(getattr(drafter, field))
+                ],
+            )
+
+    def _shadows(self, drafters: Iterable[DrafterStats]) -> Iterator[Metric]:
+        """Families of their own: no sum over drafters may take in what nobody was served."""
+        shadows = {drafter.name: drafter.shadow for drafter in drafters if drafter.shadow is not None}
+        info = InfoMetricFamily(f"{self._prefix}:shadow_revision", "What is compared.", labels=[*self._common])
+        for name, shadow in shadows.items():
+            words = {"drafter": name, "state": shadow.state.value, "candidate": shadow.candidate.revision or ""}
+            incumbent = "" if shadow.incumbent is None else shadow.incumbent.revision or ""
+            info.add_metric([*self._common.values()], {**words, "incumbent": incumbent})
+        yield info
+        for field, text in (
+            ("sequence_steps", "Sequence-steps on which a candidate and who serves are scored."),
+            ("seconds", "Seconds spent on shadows."),
+        ):
+            values = [({"drafter": name}, getattr(shadow, field)) for name, shadow in shadows.items()]
+            yield self._counter(f"spec_decode_shadow_{field}", text, values)
+        for field, text in (
+            ("reached", "Positions with a token whose earlier ones all matched."),
+            ("matched", "Of those, drafted and matched."),
+        ):
+            yield self._counter(
+                f"spec_decode_shadow_{field}",
+                text,
+                [
+                    ({"drafter": name, "role": role, "position": str(position)}, count)
+                    for name, shadow in shadows.items()
+                    for role, scores in (("candidate", shadow.candidate), ("incumbent", shadow.incumbent))
+                    if scores is not None
+                    for position, count in enumerate(getattr(scores, field))
                 ],
             )
 

@@ -14,10 +14,11 @@ from collections.abc import Mapping, Sequence
 
 from bowsprit_engine.core.sequence import LiveSequence
 from bowsprit_engine.speculation.confidence import Calibrator, TokenKind, position_bucket, sureness_bucket
-from bowsprit_engine.speculation.drafters.base import Draft, DraftContext, Drafter, LearningDrafter
+from bowsprit_engine.speculation.drafters.base import Draft, DraftContext, Drafter, LearningDrafter, why_unsound
 from bowsprit_engine.speculation.drafting import AHEAD, Drafting, PoolReport, context_of
 from bowsprit_engine.speculation.proposal import NOBODY
 from bowsprit_engine.speculation.scoring import Candidate, SequenceScores, Watched, survivals_of
+from bowsprit_engine.speculation.shadow import Shadows
 from bowsprit_policy.acceptance import PRIORS
 from bowsprit_policy.composition import ORDER
 from bowsprit_policy.wire import DrafterState
@@ -35,6 +36,7 @@ class DrafterPool:
     def __init__(self, drafters: Sequence[Drafter], *, vocab_size: int) -> None:
         self._vocab_size = vocab_size
         self.drafters = tuple(sorted(drafters, key=lambda drafter: ORDER.index(drafter.type)))
+        self.shadows = Shadows(vocab_size=vocab_size)
         self._calibrator = Calibrator()
         self._scores: dict[str, SequenceScores] = {}
         self._token_seconds: dict[str, float] = {}
@@ -64,6 +66,7 @@ class DrafterPool:
         scores = self._scores.pop(sequence.request_id, None)
         watched = [] if scores is None else scores.score(sequence.token_ids, self._calibrator, at_end=True)
         self._teach(sequence)
+        self.shadows.forget(sequence)
         for drafter in self.drafters:
             try:
                 drafter.forget(sequence.request_id)
@@ -145,15 +148,10 @@ class DrafterPool:
     def _guarded(self, drafter: Drafter, contexts: Sequence[DraftContext]) -> Sequence[Draft]:
         try:
             drafts = drafter.propose(contexts)
-            strange = [token for draft in drafts for token in draft.token_ids if not 0 <= token < self._vocab_size]
-            short = [d for d in drafts if d.confidences is not None and len(d.confidences) != len(d.token_ids)]
-            if len(drafts) == len(contexts) and not strange and not short:
+            problem = why_unsound(drafts, contexts, vocab_size=self._vocab_size)
+            if problem is None:
                 return drafts
-            _break(
-                drafter,
-                f"{len(drafts)} drafts for {len(contexts)} sequences, tokens outside the vocabulary: {strange[:5]}, "
-                f"{len(short)} drafts without a confidence for each token",
-            )
+            _break(drafter, problem)
         except Exception as error:
             _break_by(drafter, error)
         return [Draft(token_ids=())] * len(contexts)

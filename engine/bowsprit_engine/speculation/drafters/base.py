@@ -102,3 +102,26 @@ class LoadableDrafter(Protocol):
 
     def unload(self) -> None:
         """Drop the weights; the drafter is Empty from now on."""
+
+
+@runtime_checkable
+class ShadowableDrafter(Drafter, LoadableDrafter, Protocol):
+    """A drafter that can be asked by weights that it doesn't use, and keeps nothing of any proposal."""
+
+    def load_beside(self, folder: Path, sha256: str | None, revision: str, model_digest: str) -> object:
+        """As `load`, but a refusal leaves the drafter's state as it is."""
+
+    def propose_by(self, loaded: object, contexts: Sequence[DraftContext]) -> list[Draft]:
+        """`propose` by what `load_beside` or `load` returned. Called by the engine's thread only."""
+
+
+def why_unsound(drafts: Sequence[Draft], contexts: Sequence[DraftContext], *, vocab_size: int) -> str | None:
+    """What makes a drafter's answer unusable: the wrong number of drafts or confidences, tokens that don't exist."""
+    strange = [token for draft in drafts for token in draft.token_ids if not 0 <= token < vocab_size]
+    short = [d for d in drafts if d.confidences is not None and len(d.confidences) != len(d.token_ids)]
+    if len(drafts) == len(contexts) and not strange and not short:
+        return None
+    return (
+        f"{len(drafts)} drafts for {len(contexts)} sequences, tokens outside the vocabulary: {strange[:5]}, "
+        f"{len(short)} drafts without a confidence for each token"
+    )

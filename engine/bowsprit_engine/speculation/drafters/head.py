@@ -114,12 +114,19 @@ class HeadDrafter:
 
     def propose(self, contexts: Sequence[DraftContext]) -> list[Draft]:
         """One draft per context; empty without a revision, and where the target's state isn't known."""
+        return self._drafts(self._head, contexts)
+
+    def propose_by(self, loaded: object, contexts: Sequence[DraftContext]) -> list[Draft]:
+        """What `propose` would say with a head of `load_beside` in use."""
+        return self._drafts(cast("ServingHead", loaded), contexts)
+
+    def _drafts(self, head: ServingHead | None, contexts: Sequence[DraftContext]) -> list[Draft]:
         drafts = [Draft(token_ids=())] * len(contexts)
         known = [index for index, context in enumerate(contexts) if context.hidden is not None]
-        if self._head is None or not known:
+        if head is None or not known:
             return drafts
         asked = [contexts[index] for index in known]
-        tokens, sure = draft_tokens(self._head, asked, embed=self._runner.embed)
+        tokens, sure = draft_tokens(head, asked, embed=self._runner.embed)
         for index, context, token_ids, confidences in zip(known, asked, tokens.tolist(), sure.tolist(), strict=True):
             cap = context.max_draft_tokens
             drafts[index] = Draft(token_ids=tuple(token_ids[:cap]), confidences=tuple(confidences[:cap]))
@@ -131,13 +138,17 @@ class HeadDrafter:
     def load(self, folder: Path, sha256: str | None, revision: str, model_digest: str) -> ServingHead:
         """Build and self-test the folder's head. Raises SpeculatorError: what is in use stays, else it is Broken."""
         try:
-            stored = self._read(folder, sha256, model_digest)
-            loaded = self._build(stored, revision)
-            check_selftest(loaded, stored, folder, embed=self._runner.embed)
+            return self.load_beside(folder, sha256, revision, model_digest)
         except SpeculatorError as error:
             if self._head is None:
                 self.state, self.reason = DrafterState.BROKEN, str(error)
             raise
+
+    def load_beside(self, folder: Path, sha256: str | None, revision: str, model_digest: str) -> ServingHead:
+        """As `load`, but whether it can be used says nothing of the drafter's own state."""
+        stored = self._read(folder, sha256, model_digest)
+        loaded = self._build(stored, revision)
+        check_selftest(loaded, stored, folder, embed=self._runner.embed)
         return loaded
 
     def load_unproven(self, folder: Path, sha256: str | None, revision: str, model_digest: str) -> ServingHead:
