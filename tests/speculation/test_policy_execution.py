@@ -87,8 +87,8 @@ def test_before_any_push_only_the_untrained_drafter_drafts_and_less_as_the_batch
     policy = executor()
 
     assert [policy.caps(batch=b, context=9).by_drafter for b in (1, 4, 16)] == [
+        {"ngram": 8},
         {"ngram": 4},
-        {"ngram": 2},
         {"ngram": 0},
     ]
 

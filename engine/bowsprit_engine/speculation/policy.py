@@ -93,7 +93,7 @@ def first_table(types: Mapping[str, DrafterType], draft_tokens_max: int) -> tupl
         caps = tuple(DrafterCap(name=name, draft_tokens=min(draft_tokens, draft_tokens_max)) for name in names)
         return TableRow(max_batch_size=max_batch_size, drafters=caps)
 
-    return (row(2, 4), row(8, 2), row(None, 0))
+    return (row(2, 8), row(8, 4), row(None, 0))
 
 
 def narrowed(caps: Mapping[str, int], request: SpeculationParams, *, room: int) -> dict[str, int]:
