@@ -23,7 +23,7 @@ from bowsprit_engine.core.request import SamplingParams
 from bowsprit_engine.errors import CallerError, WorldError
 from bowsprit_engine.models import LoadedModel
 from bowsprit_engine.server import assembly
-from bowsprit_engine.speculation.policy import SpeculationMode
+from bowsprit_engine.speculation.table import SpeculationMode
 from bowsprit_policy.wire import DrafterLoad, DrafterType
 
 READY_SECONDS = 300.0

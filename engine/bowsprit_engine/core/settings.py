@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from bowsprit_engine.core.kv_cache import BLOCK_SIZE
 from bowsprit_engine.errors import CallerError
-from bowsprit_engine.speculation.policy import SpeculationMode
+from bowsprit_engine.speculation.table import SpeculationMode
 
 LEAST = {"max_batch_size": 1, "max_model_len": 2, "draft_tokens_max": 0, "prefill_chunk": 1, "max_waiting": 0}
 

@@ -21,10 +21,11 @@ from bowsprit_engine.core.scheduler import Scheduler, StepPlan
 from bowsprit_engine.core.sequence import LiveSequence
 from bowsprit_engine.speculation.costs import CellKey
 from bowsprit_engine.speculation.drafting import PoolReport
-from bowsprit_engine.speculation.policy import Outcome, PolicyExecutor, StepCaps, narrowed
+from bowsprit_engine.speculation.policy import Outcome, PolicyExecutor, StepCaps
 from bowsprit_engine.speculation.pool import DrafterPool
 from bowsprit_engine.speculation.proposal import Proposal, turns
 from bowsprit_engine.speculation.scoring import Watched
+from bowsprit_engine.speculation.table import narrowed
 from bowsprit_engine.speculation.windows import windows
 
 logger = logging.getLogger(__name__)

@@ -27,7 +27,7 @@ from bowsprit_engine.speculation.drafters.base import Drafter
 from bowsprit_engine.speculation.drafters.head import HeadDrafter
 from bowsprit_engine.speculation.drafters.ngram import NGramDrafter
 from bowsprit_engine.speculation.drafters.suffix import KEPT_TOKENS, SuffixDrafter
-from bowsprit_engine.speculation.policy import SpeculationMode
+from bowsprit_engine.speculation.table import SpeculationMode
 from bowsprit_policy.wire import DrafterType
 
 logger = logging.getLogger(__name__)

@@ -13,26 +13,13 @@ import logging
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
-from typing import Literal
 
-from bowsprit_engine.core.request import SpeculationParams
-from bowsprit_engine.errors import CallerError, StalePolicyError
 from bowsprit_engine.speculation.acceptance import LEAST_DRAFTS_TO_LOWER, AcceptanceWindow
 from bowsprit_engine.speculation.costs import StepTimes, batch_bucket, context_bucket, curve_of
-from bowsprit_policy.wire import (
-    COUNT_BASED,
-    DrafterCap,
-    DrafterType,
-    LoweredDrafter,
-    PolicyStatus,
-    PolicyTable,
-    TableRow,
-)
+from bowsprit_engine.speculation.table import SpeculationMode, TableInForce
+from bowsprit_policy.wire import DrafterType, LoweredDrafter, PolicyStatus, PolicyTable
 
 logger = logging.getLogger(__name__)
-
-SpeculationMode = Literal["auto", "off"] | int
 
 PROBE_COST = 0.005
 SHORTEST_INTERVAL = 64
@@ -84,28 +71,10 @@ class Bucket:
     num_probes: int = 0
     probed: str | None = None  # the drafter that the step under way probes
 
-
-def first_table(types: Mapping[str, DrafterType], draft_tokens_max: int) -> tuple[TableRow, ...]:
-    """The table before any push: look-up only, fewer tokens as the batch grows; a head waits for the operator."""
-    names = [name for name, drafter_type in types.items() if drafter_type in COUNT_BASED]
-
-    def row(max_batch_size: int | None, draft_tokens: int) -> TableRow:
-        caps = tuple(DrafterCap(name=name, draft_tokens=min(draft_tokens, draft_tokens_max)) for name in names)
-        return TableRow(max_batch_size=max_batch_size, drafters=caps)
-
-    return (row(2, 8), row(8, 4), row(None, 0))
-
-
-def narrowed(caps: Mapping[str, int], request: SpeculationParams, *, room: int) -> dict[str, int]:
-    """The caps for one sequence: within its own wishes and the room left before its length limits."""
-    if not request.enabled:
-        return {}
-    limit = room if request.max_draft_tokens is None else min(room, request.max_draft_tokens)
-    return {
-        name: min(cap, limit)
-        for name, cap in caps.items()
-        if min(cap, limit) > 0 and (request.drafter is None or request.drafter == name)
-    }
+    def add(self, outcome: Outcome, *, cap: int) -> None:
+        """Tokens beyond the cap don't count: who is judged is the drafter as the table lets it draft."""
+        window = self.windows.setdefault(outcome.drafter, AcceptanceWindow())
+        window.add(drafted=min(outcome.num_drafted, cap), accepted=min(outcome.num_accepted, cap))
 
 
 class PolicyExecutor:
@@ -125,7 +94,7 @@ class PolicyExecutor:
         self._max = draft_tokens_max
         self._is_usable = is_usable
         self._times = times
-        self._table = PolicyTable(revision=0, table=first_table(drafter_types, draft_tokens_max))
+        self._table = TableInForce(mode=mode, drafter_types=drafter_types, draft_tokens_max=draft_tokens_max)
         self._buckets: dict[int, Bucket] = {}
         self._lowered: tuple[LoweredDrafter, ...] = ()
         self._recent_times: Sequence[StepTimes] = ()
@@ -133,14 +102,13 @@ class PolicyExecutor:
         self._curves: dict[tuple[int, int, int, int], tuple[float, ...]] = {}
 
     def status(self) -> PolicyStatus:
-        """The rows that steps obey: the table's in mode auto, else the one of the mode."""
-        table = self._table
-        rows = table.table if self._mode == "auto" else (self._row_of_mode(),)
-        return PolicyStatus(revision=table.revision, table=rows, lowered=self._lowered)
+        """The rows that steps obey, and which drafters the engine holds below them."""
+        table = self._table.in_force
+        return PolicyStatus(revision=table.revision, table=table.table, lowered=self._lowered)
 
     @property
     def revision(self) -> int:
-        return self._table.revision
+        return self._table.in_force.revision
 
     @property
     def lowered(self) -> tuple[LoweredDrafter, ...]:
@@ -148,23 +116,17 @@ class PolicyExecutor:
 
     def set_table(self, table: PolicyTable) -> PolicyStatus:
         """Put a newer table in force. Raises StalePolicyError for an older one, CallerError for a malformed one."""
-        _check(table)
-        if table.revision < self._table.revision:
-            raise StalePolicyError(stored=self._table.revision, offered=table.revision)
-        if table.revision > self._table.revision:
-            unknown = sorted({cap.name for row in table.table for cap in row.drafters} - set(self._names))
-            logger.info("policy revision %d in force%s", table.revision, f", without {unknown}" if unknown else "")
-            self._table = table
+        self._table.push(table)
         return self.status()
 
     def caps(self, *, batch: int, context: float) -> StepCaps:
         """The caps of the step that is about to run with `batch` decoding sequences."""
         if self._mode == "off" or batch == 0:
             return StepCaps()
-        if isinstance(self._mode, int):
-            return StepCaps(by_drafter={name: min(self._mode, self._max) for name in self._names})
+        allowed = self._table.caps(batch)
+        if self._mode != "auto":
+            return StepCaps(by_drafter=allowed)
         bucket = self._buckets.setdefault(batch_bucket(batch), Bucket())
-        allowed = self._row(batch)
         by_drafter = {name: cap for name, cap in allowed.items() if name not in bucket.lowered}
         if any(by_drafter.values()) and self._baseline_is_due(bucket, batch=batch, context=context):
             return StepCaps(is_baseline=True)
@@ -187,12 +149,11 @@ class PolicyExecutor:
         if self._mode != "auto" or batch == 0:
             return
         bucket = self._buckets.setdefault(batch_bucket(batch), Bucket())
-        allowed = self._row(batch)
+        allowed = self._table.caps(batch)
         touched = set()
         for outcome in outcomes:
             cap = allowed.get(outcome.drafter) or self._max
-            window = bucket.windows.setdefault(outcome.drafter, AcceptanceWindow())
-            window.add(drafted=min(outcome.num_drafted, cap), accepted=min(outcome.num_accepted, cap))
+            bucket.add(outcome, cap=cap)
             touched.add(outcome.drafter)
         if bucket.probed is not None and bucket.probed not in touched:
             bucket.steps_to_probe = STEPS_TO_NEXT_TRY
@@ -209,14 +170,13 @@ class PolicyExecutor:
         if self._mode != "auto" or batch == 0:
             return
         bucket = self._buckets.setdefault(batch_bucket(batch), Bucket())
-        allowed = self._row(batch)
+        allowed = self._table.caps(batch)
         for outcome in outcomes:
             cap = allowed.get(outcome.drafter, 0)
             if outcome.drafter not in bucket.lowered or cap == 0:
                 continue
-            window = bucket.windows.setdefault(outcome.drafter, AcceptanceWindow())
-            window.add(drafted=min(outcome.num_drafted, cap), accepted=min(outcome.num_accepted, cap))
-            if window.drafts >= LEAST_DRAFTS_TO_LOWER:
+            bucket.add(outcome, cap=cap)
+            if bucket.windows[outcome.drafter].drafts >= LEAST_DRAFTS_TO_LOWER:
                 self._judge(outcome.drafter, bucket, batch=batch, context=context)
 
     def begin_revision(self, name: str) -> None:
@@ -226,14 +186,6 @@ class PolicyExecutor:
             bucket.lowered.pop(name, None)
             bucket.steps_to_probe = min(bucket.steps_to_probe, SHORTEST_INTERVAL)
         self._publish_lowered()
-
-    def _row_of_mode(self) -> TableRow:
-        draft_tokens = min(self._mode, self._max) if isinstance(self._mode, int) else 0
-        return TableRow(drafters=tuple(DrafterCap(name=name, draft_tokens=draft_tokens) for name in self._names))
-
-    def _row(self, batch: int) -> dict[str, int]:
-        row = next(row for row in self._table.table if row.max_batch_size is None or batch <= row.max_batch_size)
-        return {cap.name: min(cap.draft_tokens, self._max) for cap in row.drafters if cap.name in self._names}
 
     def _slowdown(self, *, batch: int, rows: float, context: float) -> float | None:
         for times in self._times():
@@ -318,12 +270,3 @@ def _interval(cost: float | None) -> int:
     if cost is None:
         return UNKNOWN_INTERVAL
     return min(LONGEST_INTERVAL, max(SHORTEST_INTERVAL, math.ceil(cost / PROBE_COST)))
-
-
-def _check(table: PolicyTable) -> None:
-    limits = [row.max_batch_size for row in table.table]
-    if not limits or limits[-1] is not None:
-        raise CallerError("the last row of a policy table must be unbounded (no maxBatchSize)", param="table")
-    bounded = [limit for limit in limits if limit is not None]
-    if len(bounded) != len(limits) - 1 or any(low >= high for low, high in pairwise(bounded)):
-        raise CallerError(f"a policy table's rows must ascend in maxBatchSize, these are {limits}", param="table")
