@@ -16,11 +16,11 @@ Weights = Callable[[Sequence[DraftContext]], list[Draft]]
 
 
 def replaying(answers: Mapping[str, Sequence[int]], *, wrong_at: int | None = None) -> Weights:
-    """The right tokens, `answers` being whole sequences by request id; one position of each draft may be wrong."""
+    """The right tokens, `answers` being whole sequences by the request id's first word; one position may be wrong."""
 
     def draft(context: DraftContext) -> Draft:
         begin = len(context.token_ids)
-        tokens = list(answers.get(context.request_id, ())[begin : begin + context.max_draft_tokens])
+        tokens = list(answers.get(context.request_id.split()[0], ())[begin : begin + context.max_draft_tokens])
         if wrong_at is not None and wrong_at < len(tokens):
             tokens[wrong_at] = (tokens[wrong_at] + 1) % FAKE_VOCAB
         return Draft(token_ids=tuple(tokens))
