@@ -207,9 +207,18 @@ def test_a_broken_one_is_not_promoted():
     """With its reason."""
     shadows, _ = shadowed(raising)
     run(shadows, [live()], steps=200)
-    with pytest.raises(SpeculatorError, match="the shadow new is Broken: RuntimeError: no such kernel") as raised:
-        shadows.take("head")
-    assert raised.value.reason == "ShadowBroken"
+    with pytest.raises(SpeculatorError, match="shadow new can't be promoted any more: RuntimeError: no such") as raised:
+        shadows.take("head", "new")
+    assert raised.value.reason == "ShadowLost"
+
+
+@pytest.mark.parametrize("revision", ["new", "newer"])
+def test_what_is_gone_is_not_promoted(revision):
+    """Taken by an earlier call, or never there."""
+    shadows, _ = shadowed(right())
+    shadows.take("head", "new")
+    with pytest.raises(SpeculatorError, match=f"shadow {revision} can't be promoted any more: another call was first"):
+        shadows.take("head", revision)
 
 
 def test_sequences_take_turns():

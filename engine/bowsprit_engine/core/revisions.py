@@ -72,7 +72,9 @@ class Revisions:
         if revision is None:
             self._between_steps(lambda: self._swap(name, None, drafter.unload))
         elif self._shadows.holds(name, revision=revision, uri=load.uri, sha256=load.sha256):
-            self._between_steps(lambda: self._swap(name, revision, lambda: drafter.swap_in(self._shadows.take(name))))
+            self._between_steps(
+                lambda: self._swap(name, revision, lambda: drafter.swap_in(self._shadows.take(name, revision)))
+            )
         else:
             loaded = drafter.load(resolve_uri(_uri(load)), load.sha256, revision, self._model_digest)
             self._between_steps(lambda: self._swap(name, revision, lambda: drafter.swap_in(loaded)))

@@ -26,7 +26,7 @@ from bowsprit_policy.wire import DrafterState, ShadowStats
 logger = logging.getLogger(__name__)
 
 SHARE = 0.01  # of step time, for all shadows of an engine
-MOST_DRAFT_TOKENS = 8  # far positions cost as much as near ones, and are reached seldom
+MOST_DRAFT_TOKENS = 4  # as heads are trained for; far positions cost as much as near ones, and are reached seldom
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,13 +123,17 @@ class Shadows:
                 and shadow.candidate.is_same(revision=revision, uri=uri, sha256=sha256)
             )
 
-    def take(self, name: str) -> object:
-        """The candidate's weights, which are its drafter's from now on. Raises SpeculatorError ShadowBroken."""
+    def take(self, name: str, revision: str) -> object:
+        """The candidate's weights, which are its drafter's from now on.
+
+        Raises SpeculatorError ShadowLost where it has broken, or was taken or dropped, since it was held.
+        """
         with self._lock:
-            shadow = self._shadows[name]
-            if shadow.weights is None:
-                message = f"drafter {name}: the shadow {shadow.candidate.revision} is Broken: {shadow.reason}"
-                raise SpeculatorError(message, reason="ShadowBroken")
+            shadow = self._shadows.get(name)
+            if shadow is None or shadow.candidate.revision != revision or shadow.weights is None:
+                why = shadow.reason if shadow is not None and shadow.reason else "another call was first"
+                message = f"drafter {name}: its shadow {revision} can't be promoted any more: {why}"
+                raise SpeculatorError(message, reason="ShadowLost")
             del self._shadows[name]
             return shadow.weights
 
