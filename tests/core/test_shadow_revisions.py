@@ -8,7 +8,7 @@ import pytest
 
 from bowsprit_engine.errors import CallerError, SpeculatorError
 from bowsprit_engine.speculation.drafters.ngram import NGramDrafter
-from bowsprit_policy.wire import DrafterLoad, DrafterRole, DrafterState
+from bowsprit_policy.wire import DrafterCap, DrafterLoad, DrafterRole, DrafterState, PolicyTable, TableRow
 from fakes import FakeDrafter
 from speculation.revised_head import BAD_FILES, RevisedHead, guessing, replaying
 
@@ -87,6 +87,18 @@ def test_no_token_and_no_counter_of_who_serves_depends_on_a_shadow(serve, plain,
     assert found[1] == found[0]
     assert beside.shadow.seconds > 0
     assert beside.shadow.state is (DrafterState.BROKEN if kind in BAD_FILES else DrafterState.ACTIVE)
+
+
+@pytest.mark.parametrize("kind", ["good", "random", "raising"])
+def test_under_a_table_with_windows_and_probes_no_token_depends_on_a_shadow(serve, plain, kind):
+    """Beside look-up, with the head admitted at four tokens."""
+    served = serve(drafters=[RevisedHead(files_of(plain)), NGramDrafter(name="ngram")], speculation_mode="auto")
+    caps = (DrafterCap(name="head", draft_tokens=4), DrafterCap(name="ngram", draft_tokens=4))
+    served.engine.set_policy(PolicyTable(revision=1, table=(TableRow(drafters=caps),)))
+    served.engine.load_drafter("head", serving("old"))
+    served.engine.load_drafter("head", shadow(kind))
+    assert answers_of(served) == plain
+    assert served.engine.drafters()[0].shadow.seconds > 0
 
 
 def test_what_a_shadow_is_worth_is_told_beside_who_serves(serve, plain):

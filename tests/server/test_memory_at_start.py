@@ -5,6 +5,7 @@ import pytest
 from bowsprit_engine.core.memory_budget import GIB, MemoryLimit
 from bowsprit_engine.errors import WorldError
 from bowsprit_engine.model_settings import ModelSettings
+from bowsprit_engine.models.memory import largest_head_bytes
 from bowsprit_engine.server import assembly
 from bowsprit_engine.server.inspection import print_model
 from tiny_models import tiny_config, tiny_llama
@@ -37,6 +38,17 @@ def test_a_model_that_cannot_fit_is_refused_before_a_weight_is_read(tmp_path, li
     assert refused.value.reason == "InsufficientMemory"
     for name in ("weights", "KV cache", "drafters", "workspace", "process 384 MiB", "limit is 512 MiB"):
         assert name in str(refused.value)
+
+
+def test_a_head_is_budgeted_three_times(tmp_path, limit):
+    """Who serves, its shadow, and one that is being loaded."""
+    limit(2 * GIB)
+    tiny_llama(tmp_path, tiny_config())
+    sizes = []
+    for drafters in ([], ["head=Head"]):
+        budget = assembly.memory_budget(settings(tmp_path, drafter=drafters), tiny_config(), itemsize=2)
+        sizes += [part.num_bytes for part in budget.parts if part.name == "drafters"]
+    assert sizes == [0, 3 * largest_head_bytes(tiny_config())]
 
 
 def test_the_blocks_that_were_budgeted_are_those_that_the_engine_gets(tmp_path, limit):

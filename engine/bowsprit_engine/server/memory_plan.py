@@ -44,7 +44,7 @@ def plan_memory(
             num_bytes=weight_bytes(config, itemsize=itemsize),
             detail=f"{num_parameters(config) / 1e6:.1f} M parameters of {itemsize} bytes, rotary tables",
         ),
-        MemoryPart(name="drafters", num_bytes=drafter_bytes, detail="trained weights of two revisions"),
+        MemoryPart(name="drafters", num_bytes=drafter_bytes, detail="trained weights of three revisions"),
         *(
             _draft_model(shape, itemsize=itemsize, max_rows=prefill_chunk, max_logit_rows=max_batch_size)
             for shape in draft_models
