@@ -48,7 +48,7 @@ NUM_QUESTIONS = NUM_LEARNT_FROM + NUM_AFTER + NUM_COMPARED
 TRAINING_SECONDS = 900.0
 PAUSE_SECONDS = 2.0
 ADMISSION_SECONDS = 75.0
-DRAFTER = {Mode.PLAIN: None, Mode.UNTRAINED: "ngram", Mode.TRAINED: None}
+DRAFTER = {Mode.PLAIN: None, Mode.UNTRAINED: "suffix", Mode.TRAINED: None}
 
 console = Console(width=None if sys.stdout.isatty() else 110)
 
@@ -93,7 +93,8 @@ class Traffic:
         await asyncio.gather(*(worker() for _ in range(CONCURRENCY)))
         self.record.note_decisions(self.model.resource)
 
-    async def ask(self, phase: str, mode: Mode, prompt: Prompt) -> Answer:
+    async def ask(self, phase: str, mode: Mode, prompt: Prompt, *, turn: int = 0) -> Answer:
+        """As a tenant that is asking this for the first time: looking up its own answer is no drafter's merit."""
         async with self.model.client() as client:
             answer = await ask(
                 client,
@@ -101,6 +102,7 @@ class Traffic:
                 prompt,
                 is_speculative=mode is not Mode.PLAIN,
                 drafter=DRAFTER[mode],
+                tenant=f"{phase}, {mode}, {turn}",
             )
         self.record.samples.append(Sample.of(answer, phase=phase, mode=mode))
         return answer
@@ -113,7 +115,7 @@ class Traffic:
             # Between two questions people read: two busy cores would leave the run next to nothing.
             await asyncio.sleep(PAUSE_SECONDS)
             prompt = prompts[number % len(prompts)].at(temperature=0.8, seed=number)
-            return await self.ask("while training", Mode.UNTRAINED, prompt)
+            return await self.ask("while training", Mode.UNTRAINED, prompt, turn=number // len(prompts))
 
         def ended() -> Json | None:
             run = next(iter(runs_of(self.model)), None)
@@ -138,7 +140,8 @@ class Traffic:
         task = self._task("until the table has seen the head", total=1)
 
         async def request(number: int) -> Answer:
-            return await self.ask("with the trained head", Mode.TRAINED, prompts[number % len(prompts)])
+            prompt, turn = prompts[number % len(prompts)], 1 + number // len(prompts)
+            return await self.ask("with the trained head", Mode.TRAINED, prompt, turn=turn)
 
         def admitted() -> bool:
             self.record.note_decisions(self.model.resource)

@@ -41,5 +41,5 @@ def _caps(mode: Mode, record: Record) -> str:
         return "0"
     rows = record.table.get("table") or [{}]
     caps = {entry["name"]: entry["draftTokens"] for entry in rows[0].get("drafters", [])}
-    asked = {name: cap for name, cap in caps.items() if mode is Mode.TRAINED or name == "ngram"}
+    asked = {name: cap for name, cap in caps.items() if mode is Mode.TRAINED or name == "suffix"}
     return ", ".join(f"{name} {cap}" for name, cap in asked.items()) or ("0" if record.table else "the engine's own")

@@ -67,14 +67,17 @@ async def test_status_shows_what_serves(promoted: Json, smollm2: ServedModel) ->
 
 
 async def test_fresh_requests_of_the_stream_are_accepted_further(promoted: Json, smollm2: ServedModel) -> None:
-    """Live, on questions that nobody has asked before, side by side: with the head against the n-gram drafter alone."""
+    """Live, on questions that nobody has asked before, side by side: all drafters against look-up alone.
+
+    Each side is a tenant of its own, so that neither looks up what the other was told.
+    """
     prompts = narrow(NUM_FRESH, skip=NUM_REQUESTS)
     with_head: list[Answer] = []
     without: list[Answer] = []
     async with smollm2.client() as client:
         for prompt in prompts:
-            with_head.append(await ask(client, smollm2.name, prompt))
-            without.append(await ask(client, smollm2.name, prompt, drafter="ngram"))
+            with_head.append(await ask(client, smollm2.name, prompt, tenant="with-head"))
+            without.append(await ask(client, smollm2.name, prompt, drafter="suffix", tenant="without"))
     assert [answer.text for answer in with_head] == [answer.text for answer in without]
     assert acceptance_length(with_head) > acceptance_length(without)
 

@@ -76,9 +76,18 @@ def speculation(*, is_on: bool, drafter: str | None = None) -> dict[str, Any]:
 
 
 async def ask(
-    client: openai.AsyncOpenAI, model: str, prompt: Prompt, *, is_speculative: bool = True, drafter: str | None = None
+    client: openai.AsyncOpenAI,
+    model: str,
+    prompt: Prompt,
+    *,
+    is_speculative: bool = True,
+    drafter: str | None = None,
+    tenant: str | None = None,
 ) -> Answer:
-    """One non-streaming answer, drafted by `drafter` alone if one is named. Raises what the client raises."""
+    """One non-streaming answer, drafted by `drafter` alone if one is named. Raises what the client raises.
+
+    Tenants share no recent answers: with one of its own, nobody looks up what another was told.
+    """
     started_at, start = time.time(), time.monotonic()
     messages: Any = list(prompt.messages)
     completion = await client.chat.completions.create(
@@ -88,6 +97,7 @@ async def ask(
         temperature=prompt.temperature,
         seed=prompt.seed,
         logit_bias=dict(prompt.logit_bias),
+        extra_headers={} if tenant is None else {"x-bowsprit-tenant": tenant},
         extra_body=speculation(is_on=is_speculative, drafter=drafter),
     )
     seconds = time.monotonic() - start

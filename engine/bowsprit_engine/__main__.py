@@ -39,7 +39,7 @@ TRAIN_HELP = """Train a speculator from captured traffic, evaluate it, and write
 
 \b
     bowsprit-engine train --model SmolLM2.gguf --capture-uri file:///traffic/capture \\
-      --output-uri file:///traffic/speculators/head-1 --revision head-1
+      --output-uri file:///traffic/speculators/head-1 --revision head-1 --beside suffix=Suffix
 
 Exits 0 when it was evaluated, whatever the verdict; 1 when the run failed. The result is JSON in --termination-log.
 """

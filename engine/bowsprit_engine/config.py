@@ -18,8 +18,9 @@ from pydantic import AliasChoices, BeforeValidator, Field, ValidationError, mode
 from pydantic_settings import NoDecode
 
 from bowsprit_engine.errors import CallerError
-from bowsprit_engine.model_settings import Bytes, ModelSettings, ProcessSettings
+from bowsprit_engine.model_settings import Bytes, Drafters, ModelSettings, ProcessSettings
 from bowsprit_engine.quantities import read_seconds, read_speculation, read_words
+from bowsprit_policy.wire import COUNT_BASED
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 Seconds = Annotated[float, BeforeValidator(read_seconds), Field(ge=0)]
@@ -171,6 +172,15 @@ class TrainSettings(ControlSettings):
     draft_tokens: int = Field(
         default=4, ge=1, le=64, description="Draft tokens that the head is trained and judged for."
     )
+    draft_tokens_max: int = Field(
+        default=8, ge=1, le=64, description="Most draft tokens of a sequence in one step, as `serve` takes it."
+    )
+    beside: Drafters = Field(
+        default=(),
+        description="A drafter that serves beside the head, NAME=TYPE (NGram, Suffix); repeatable. The head is judged "
+        "in one pool with them.",
+        json_schema_extra={"auto": "none, the head is judged alone"},
+    )
     deadline_seconds: Seconds = Field(default=3600.0, description="The run ends itself by then, and says so.")
     threads: int = Field(default=1, ge=1, description="Threads; one leaves the machine to the engines.")
     max_tokens: int | None = Field(
@@ -181,6 +191,19 @@ class TrainSettings(ControlSettings):
         description="File for the result, e.g. /dev/termination-log.",
         json_schema_extra={"auto": "standard output"},
     )
+
+    @model_validator(mode="after")
+    def _pool_can_be_judged(self) -> Self:
+        if self.draft_tokens > self.draft_tokens_max:
+            raise ValueError(f"draft_tokens {self.draft_tokens} is above draft_tokens_max {self.draft_tokens_max}")
+        for drafter in self.beside:
+            if drafter.type not in COUNT_BASED:
+                types = " and ".join(sorted(COUNT_BASED))
+                raise ValueError(f"beside: {drafter.name} is of type {drafter.type}; replayed are {types} alone")
+        names = [drafter.name for drafter in self.beside]
+        if len({*names, self.drafter}) <= len(names):
+            raise ValueError(f"two drafters share a name: {' '.join([*names, self.drafter])}")
+        return self
 
 
 SettingsT = TypeVar("SettingsT", bound=ProcessSettings)

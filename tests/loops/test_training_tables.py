@@ -220,13 +220,49 @@ def test_the_job_runs_one_thread_and_takes_nothing_from_engines() -> None:
         "--model-name=m",
         "--min-holdout-requests=200",
         "--draft-tokens=4",
+        "--draft-tokens-max=8",
         "--deadline-seconds=570",
         "--threads=1",
         "--control-port=8001",
         "--termination-log=/dev/termination-log",
+        "--beside=ngram=NGram",
         "--parent-uri=file:///claims/learning/m-head-1",
         f"--parent-sha256={'b' * 64}",
         "--parent-revision=m-head-1",
+    ]
+
+
+def test_the_job_is_told_which_drafters_look_up_beside_the_head() -> None:
+    """In the spec's order, under their names; a draft model would have to run, and isn't among them."""
+    model = a_model(
+        speculation={
+            "drafters": [
+                {"name": "recent", "type": "Suffix"},
+                {"name": "small", "type": "Model", "uri": "pvc://weights/s.gguf"},
+                {"name": "head", "type": "Head"},
+                {"name": "ngram", "type": "NGram"},
+            ],
+            "draftTokens": {"max": 3},
+        }
+    )
+    storage, training = model.spec.storage, model.spec.training
+    assert storage is not None
+    assert training is not None
+    plan = job.TrainingPlan(
+        model=model,
+        training=a_training(),
+        settings=training,
+        storage=storage,
+        revision="m-head-1",
+        image="engine:1",
+        parent=None,
+    )
+    arguments = job.build(plan, PLATFORM)["spec"]["template"]["spec"]["containers"][0]["args"]
+    assert [word for word in arguments if word.startswith(("--beside", "--draft-tokens"))] == [
+        "--draft-tokens=3",
+        "--draft-tokens-max=3",
+        "--beside=recent=Suffix",
+        "--beside=ngram=NGram",
     ]
 
 

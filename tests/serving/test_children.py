@@ -54,7 +54,7 @@ def option(arguments: list[str], flag: str) -> list[str]:
         ({}, "--speculation", ["auto"]),
         ({"speculation": {"mode": "Off"}}, "--speculation", ["off"]),
         ({"speculation": {"mode": "Fixed", "fixedDraftTokens": 4}}, "--speculation", ["4"]),
-        ({}, "--drafter", ["ngram=NGram"]),
+        ({}, "--drafter", ["suffix=Suffix"]),
         (TRAINED, "--drafter", ["ngram=NGram", "head=Head"]),
         (DRAFT_MODEL, "--drafter", ["small=Model:pvc://drafts/s.gguf"]),
         ({}, "--capture-uri", []),

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from bowsprit_engine.config import TrainSettings
+from bowsprit_engine.model_settings import DrafterChoice
 from bowsprit_engine.models import LoadedModel
 from training.learnable import DIGEST, LearnableRunner
 
@@ -32,6 +33,7 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TrainSettings:
         revision="m-head-1",
         min_holdout_requests=40,
         draft_tokens=3,
+        beside=(DrafterChoice.read("ngram=NGram"),),
         deadline_seconds=120,
         termination_log=tmp_path / "result.json",
     )

@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from bowsprit_engine.config import TrainSettings
+from bowsprit_engine.model_settings import DrafterChoice
 from bowsprit_engine.models.uri import resolve_uri
 from bowsprit_engine.server.progress import progress_port
 from bowsprit_engine.speculation.drafters.head import HeadDrafter
@@ -60,6 +61,16 @@ def test_learnable_traffic_makes_a_speculator_that_gains(settings: TrainSettings
     drafter = HeadDrafter(name="head", runner=LearnableRunner())
     drafter.swap_in(drafter.load(output_folder(settings), result.artifact.sha256, "m-head-1", DIGEST))
     assert drafter.revision == "m-head-1"
+
+
+def test_what_is_to_be_bettered_is_the_pool_that_serves(settings: TrainSettings, runner: LearnableRunner) -> None:
+    """Look-up in the answers of training requests too: on traffic that repeats itself a head has little to add."""
+    write_shard(capture_folder(settings), recorded(runner, 160))
+    alone = settings.model_copy(update={"beside": (DrafterChoice.read("suffix=Suffix"),)})
+    assert job.run(alone) == 0
+    evaluation = result_of(alone).evaluation
+    assert evaluation is not None
+    assert evaluation.recent.incumbent.mean > 2.5
 
 
 def test_the_result_tells_what_was_read(settings: TrainSettings, runner: LearnableRunner) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from bowsprit_engine.errors import WorldError
@@ -82,6 +84,13 @@ def test_unusable_requests_are_left_out_and_repetitions_count_once() -> None:
         sequence((1,) * 30, (2, 3)),
     ]
     assert usable(requests, vocab_size=VOCAB, max_model_len=31) == [good]
+
+
+def test_requests_keep_their_place_in_the_traffic_and_their_tenant() -> None:
+    """Of a repetition, those of its first time: that is when look-up has learned it."""
+    first, second = (replace(sequence((1, 2), (n, 4)), tenant=tenant) for n, tenant in ((3, "a"), (5, "b")))
+    found = usable([first, replace(first, tenant="b"), second], vocab_size=VOCAB, max_model_len=31)
+    assert [(one.arrival, one.tenant, one.response_token_ids) for one in found] == [(0, "a", (3, 4)), (2, "b", (5, 4))]
 
 
 def test_a_fifth_of_the_training_requests_is_replayed_from_the_base_sample(runner: LearnableRunner) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
@@ -31,13 +31,21 @@ class RecordedRequest(Protocol):
     @property
     def response_token_ids(self) -> Sequence[int]: ...
 
+    @property
+    def tenant(self) -> str: ...
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenSequence:
-    """One request as training knows it: what went in, and what the target emitted."""
+    """One request as training knows it: what went in, and what the target emitted.
+
+    `arrival`: its place in the order of the traffic; `tenant`: whose it was. Neither makes it another request.
+    """
 
     prompt_token_ids: tuple[int, ...]
     response_token_ids: tuple[int, ...]
+    arrival: int = field(default=0, compare=False)
+    tenant: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +64,8 @@ class RequestFeatures:
     prompt_token_ids: tuple[int, ...]
     token_ids: Tensor  # [response] int64
     hidden: Tensor  # [response, D] float32
+    arrival: int = 0
+    tenant: str = ""
 
 
 def usable(requests: Iterable[RecordedRequest], *, vocab_size: int, max_model_len: int) -> list[TokenSequence]:
@@ -64,12 +74,15 @@ def usable(requests: Iterable[RecordedRequest], *, vocab_size: int, max_model_le
     An exact repetition counts once: it would count the same luck twice in the confidence interval.
     """
     distinct: dict[TokenSequence, None] = {}
-    for request in requests:
+    for arrival, request in enumerate(requests):
         prompt, response = tuple(request.prompt_token_ids), tuple(request.response_token_ids)
         if len(response) < 2 or not prompt or len(prompt) + len(response) > max_model_len:
             continue
         if max(*prompt, *response) < vocab_size:
-            distinct[TokenSequence(prompt_token_ids=prompt, response_token_ids=response)] = None
+            found = TokenSequence(
+                prompt_token_ids=prompt, response_token_ids=response, arrival=arrival, tenant=request.tenant
+            )
+            distinct.setdefault(found)
     return list(distinct)
 
 

@@ -1,40 +1,64 @@
-"""The acceptance length of a drafter pool on recorded requests, with and without a candidate head.
+"""The acceptance length of the service's pool on recorded requests, with and without a candidate head.
 
-Decides how a recorded answer is walked and how sure the figures are. Since verification keeps a draft iff it equals the
-token that the target draws by itself, replaying the drafters against the recorded tokens gives exactly the steps that
-serving would have taken; no model runs. (One approximation: requests recorded at a temperature above 0 are drafted
-greedily, since capture keeps no seed; serving draws such drafts with the request's own noise and matches more often.)
+Decides who is in that pool, what was answered between the judged requests, and how sure the figures are. What judges
+is what serves: answers are replayed through the engine's own pool in order of arrival (speculation/replay.py), so that
+choice by expected gain, calibration, continuations and what look-up learned from earlier answers are in the figures.
 
-Words: `matches[i]` of a row is the number of drafted tokens that equal what the target emitted next; a request's walk
-begins after its first token, which comes from the prompt's last row and belongs to no decode step.
+What differs from serving: every draft is verified whole, since windows give up acceptance length for time, and
+acceptance length is what the gate compares; drafting costs nothing; requests come one at a time; capture keeps neither
+seeds nor grammars, so answers drawn at a temperature are drafted greedily (serving draws such drafts with the request's
+own noise and matches more often) and nothing is forced; draft models are left out, for they would have to run.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bowsprit_engine.speculation.drafters.base import DraftContext, Drafter
+from bowsprit_engine.model_settings import DrafterChoice
+from bowsprit_engine.speculation.drafters.base import Draft, DraftContext, Drafter
 from bowsprit_engine.speculation.drafters.ngram import NGramDrafter
-from bowsprit_engine.training.data import RequestFeatures
-from bowsprit_policy.wire import Comparison, Interval
+from bowsprit_engine.speculation.drafters.suffix import SuffixDrafter
+from bowsprit_engine.speculation.pool import DrafterPool
+from bowsprit_engine.speculation.replay import Recording, Replay
+from bowsprit_engine.training.data import RequestFeatures, TokenSequence, newest
+from bowsprit_policy.wire import Comparison, DrafterState, DrafterType, Interval
 
 logger = logging.getLogger(__name__)
 
 BOOTSTRAP_SAMPLES = 2000
 ROWS_PER_CALL = 64  # rows that a head drafts for in one call
 CONFIDENCE = (2.5, 97.5)  # percentiles
+MAX_TAUGHT_TOKENS = 200_000  # of the newest requests that aren't judged: twice what look-up keeps, learned in 2 s
+COUNT_BASED: dict[DrafterType, Callable[[str], Drafter]] = {
+    DrafterType.NGRAM: lambda name: NGramDrafter(name=name),
+    DrafterType.SUFFIX: lambda name: SuffixDrafter(name=name),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Matches:
-    """What one drafter would have got at every decode position of one request; None where it proposes nothing."""
+class ServedPool:
+    """Who drafts in the service. `beside`: its count-based drafters.
 
-    per_row: tuple[int | None, ...]
+    `draft_tokens`: most tokens of the head's own; `draft_tokens_max`: of a look-up's, and of a draft in all.
+    """
+
+    beside: tuple[DrafterChoice, ...]
+    draft_tokens: int
+    draft_tokens_max: int
+    vocab_size: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Traffic:
+    """`judged`: requests whose steps count. `others`: what else was answered, for look-up to find in its time."""
+
+    judged: Sequence[RequestFeatures]
+    others: Sequence[TokenSequence] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,27 +69,41 @@ class Walk:
     tokens: int
 
 
-def ngram_matches(request: RequestFeatures, *, draft_tokens: int) -> Matches:
-    """The n-gram drafter's, asked at every position in turn."""
-    drafter = NGramDrafter(name="ngram")
-    tokens = [*request.prompt_token_ids, *request.token_ids.tolist()]
-    per_row: list[int | None] = []
-    for position in range(len(request.prompt_token_ids) + 1, len(tokens)):
-        context = _context(tokens[:position], None, draft_tokens)
-        per_row.append(_num_matching(drafter.propose([context])[0].token_ids, tokens[position:]))
-    return Matches(per_row=tuple(per_row))
+class PreparedHead:
+    """A head's drafts at every decode position of some requests, made many at a time before anybody asks.
+
+    They are what it would say when asked, since a head keeps nothing of a sequence. `drafts[r][i]`: of request `r`,
+    after its emitted token i.
+    """
+
+    type = DrafterType.HEAD
+    reason = ""
+    revision: str | None = None
+
+    def __init__(self, name: str, drafts: Sequence[Sequence[Draft]]) -> None:
+        self.name = name
+        self.state = DrafterState.ACTIVE
+        self.drafts = drafts
+
+    def propose(self, contexts: Sequence[DraftContext]) -> list[Draft]:
+        """Request ids are places in `drafts`."""
+        return [self.drafts[int(c.request_id)][len(c.token_ids) - c.num_prompt_tokens - 1] for c in contexts]
+
+    def forget(self, request_id: str) -> None:
+        """Nothing is kept per sequence."""
 
 
-def head_matches(drafter: Drafter, requests: Sequence[RequestFeatures], *, draft_tokens: int) -> list[Matches]:
-    """A head's, asked at every position with the target's true state there, through the drafter that serves."""
-    contexts, continuations = decode_rows(requests, draft_tokens=draft_tokens)
-    drafts = [
-        draft.token_ids
-        for begin in range(0, len(contexts), ROWS_PER_CALL)
-        for draft in drafter.propose(contexts[begin : begin + ROWS_PER_CALL])
-    ]
-    rows = iter([_num_matching(d, c) for d, c in zip(drafts, continuations, strict=True)])
-    return [Matches(per_row=tuple(next(rows) for _ in range(len(r.token_ids) - 1))) for r in requests]
+def prepared(head: Drafter, requests: Sequence[RequestFeatures], *, draft_tokens: int) -> PreparedHead:
+    """Asked at every position with the target's true state there, through the drafter that serves."""
+    contexts, _ = decode_rows(requests, draft_tokens=draft_tokens)
+    drafts = iter(
+        [
+            draft
+            for begin in range(0, len(contexts), ROWS_PER_CALL)
+            for draft in head.propose(contexts[begin : begin + ROWS_PER_CALL])
+        ]
+    )
+    return PreparedHead(head.name, [[next(drafts) for _ in request.token_ids[1:]] for request in requests])
 
 
 def decode_rows(
@@ -75,34 +113,56 @@ def decode_rows(
     contexts: list[DraftContext] = []
     continuations: list[list[int]] = []
     for request in requests:
-        tokens = [*request.prompt_token_ids, *request.token_ids.tolist()]
-        for row in range(len(request.token_ids) - 1):
-            position = len(request.prompt_token_ids) + row + 1
-            contexts.append(_context(tokens[position - 1 : position], request.hidden[row], draft_tokens))
-            continuations.append(tokens[position : position + draft_tokens])
+        tokens = request.token_ids.tolist()
+        for row in range(len(tokens) - 1):
+            contexts.append(
+                DraftContext(
+                    request_id="",
+                    token_ids=tokens[row : row + 1],
+                    hidden=request.hidden[row],
+                    max_draft_tokens=draft_tokens,
+                    seed=0,
+                    temperature=0.0,
+                )
+            )
+            continuations.append(tokens[row + 1 : row + 1 + draft_tokens])
     return contexts, continuations
 
 
-def no_matches(requests: Sequence[RequestFeatures]) -> list[Matches]:
-    """Of a drafter that isn't there."""
-    return [Matches(per_row=(None,) * (len(request.token_ids) - 1)) for request in requests]
+def walks(traffic: Traffic, head: PreparedHead | None, pool: ServedPool) -> list[Walk]:
+    """One per judged request, in their order: the pool of count-based drafters and this head, where there is one."""
+    drafters = [COUNT_BASED[choice.type](choice.name) for choice in pool.beside]
+    caps = {drafter.name: pool.draft_tokens_max for drafter in drafters}
+    if head is not None:
+        drafters.append(head)
+        caps[head.name] = pool.draft_tokens
+    steps, tokens = [0] * len(traffic.judged), [0] * len(traffic.judged)
+    replay = Replay(DrafterPool(drafters, vocab_size=pool.vocab_size), caps=caps)
+    for step in replay.steps(_in_order_of_arrival(traffic)):
+        for advance in step.advances:
+            steps[int(advance.request_id)] += 1
+            tokens[int(advance.request_id)] += advance.num_emitted
+    return [Walk(steps=n, tokens=emitted) for n, emitted in zip(steps, tokens, strict=True)]
 
 
-def walk(first: Matches, second: Matches) -> Walk:
-    """The steps of a pool that asks `first`, and `second` where it proposes nothing."""
-    position, steps = 0, 0
-    while position < len(first.per_row):
-        matching = first.per_row[position]
-        if matching is None:
-            matching = second.per_row[position]
-        position += (matching or 0) + 1
-        steps += 1
-    return Walk(steps=steps, tokens=len(first.per_row))
-
-
-def acceptance_length(walks: Sequence[Walk]) -> float:
+def acceptance_length(of_requests: Sequence[Walk]) -> float:
     """Tokens per step over all requests."""
-    return sum(walk.tokens for walk in walks) / sum(walk.steps for walk in walks)
+    return sum(walk.tokens for walk in of_requests) / sum(walk.steps for walk in of_requests)
+
+
+def compare_pools(traffic: Traffic, incumbent: Drafter | None, candidate: Drafter, pool: ServedPool) -> Comparison:
+    """The pool with the incumbent (without any head, where there is none) and with the candidate."""
+    heads = [
+        None if head is None else prepared(head, traffic.judged, draft_tokens=pool.draft_tokens)
+        for head in (incumbent, candidate)
+    ]
+    matched = [
+        () if head is None else per_position(head, traffic.judged, draft_tokens=pool.draft_tokens) for head in heads
+    ]
+    for name, rates in zip(("incumbent", "candidate"), matched, strict=True):
+        logger.info("%s: matched / reached by position %s", name, " ".join(f"{rate:.0%}" for rate in rates) or "-")
+    compared = compare(*(walks(traffic, head, pool) for head in heads))
+    return compared.model_copy(update={"per_position": tuple(round(rate, 4) for rate in matched[1])})
 
 
 def compare(incumbent: Sequence[Walk], candidate: Sequence[Walk], *, seed: int = 0) -> Comparison:
@@ -119,33 +179,46 @@ def compare(incumbent: Sequence[Walk], candidate: Sequence[Walk], *, seed: int =
     )
 
 
-def compare_pools(
-    requests: Sequence[RequestFeatures], incumbent: Drafter | None, candidate: Drafter, *, draft_tokens: int
-) -> Comparison:
-    """n-gram where it matches, else the head: with the incumbent (nobody, where there is none), with the candidate."""
-    ngram = [ngram_matches(request, draft_tokens=draft_tokens) for request in requests]
-    before = no_matches(requests) if incumbent is None else head_matches(incumbent, requests, draft_tokens=draft_tokens)
-    after = head_matches(candidate, requests, draft_tokens=draft_tokens)
-    for name, matches in (("n-gram", ngram), ("incumbent", before), ("candidate", after)):
-        rates = " ".join(f"{rate:.0%}" for rate in per_position(matches, draft_tokens=draft_tokens))
-        logger.info("%s: matched / reached by position %s", name, rates)
-    compared = compare(
-        [walk(first, second) for first, second in zip(ngram, before, strict=True)],
-        [walk(first, second) for first, second in zip(ngram, after, strict=True)],
-    )
-    matched = tuple(round(rate, 4) for rate in per_position(after, draft_tokens=draft_tokens))
-    return compared.model_copy(update={"per_position": matched})
-
-
-def per_position(matches: Sequence[Matches], *, draft_tokens: int) -> list[float]:
-    """matched at i / reached i over every row at which the drafter proposes."""
+def per_position(head: PreparedHead, requests: Sequence[RequestFeatures], *, draft_tokens: int) -> tuple[float, ...]:
+    """matched at i / reached i of the head's own drafts, over every position at which it proposes."""
     counts = [0] * (draft_tokens + 1)
-    for request in matches:
-        for matching in request.per_row:
-            if matching is not None:
-                counts[matching] += 1
+    for drafts, request in zip(head.drafts, requests, strict=True):
+        emitted = request.token_ids.tolist()
+        for row, draft in enumerate(drafts):
+            if draft.token_ids:
+                counts[_num_matching(draft.token_ids, emitted[row + 1 :])] += 1
     reached = [sum(counts[i:]) for i in range(draft_tokens + 1)]
-    return [reached[i + 1] / reached[i] if reached[i] else 0.0 for i in range(draft_tokens)]
+    return tuple(reached[i + 1] / reached[i] if reached[i] else 0.0 for i in range(draft_tokens))
+
+
+def _in_order_of_arrival(traffic: Traffic) -> Iterator[Recording]:
+    """Judged requests bear their places as ids; the others only teach."""
+    judged = [
+        (
+            request.arrival,
+            Recording(
+                request_id=f"{index}",
+                prompt_token_ids=request.prompt_token_ids,
+                token_ids=tuple(request.token_ids.tolist()),
+                tenant=request.tenant,
+            ),
+        )
+        for index, request in enumerate(traffic.judged)
+    ]
+    others = [
+        (
+            request.arrival,
+            Recording(
+                request_id=f"other-{index}",
+                prompt_token_ids=request.prompt_token_ids,
+                token_ids=request.response_token_ids,
+                tenant=request.tenant,
+                only_teaches=True,
+            ),
+        )
+        for index, request in enumerate(newest(traffic.others, max_tokens=MAX_TAUGHT_TOKENS))
+    ]
+    return (recording for _, recording in sorted([*judged, *others], key=lambda entry: entry[0]))
 
 
 def _interval(mean: float, samples: NDArray[np.float64], requests: int) -> Interval:
@@ -153,17 +226,9 @@ def _interval(mean: float, samples: NDArray[np.float64], requests: int) -> Inter
     return Interval(mean=round(float(mean), 4), low=round(float(low), 4), high=round(float(high), 4), requests=requests)
 
 
-def _num_matching(draft: Sequence[int], emitted: Sequence[int]) -> int | None:
-    """Leading drafts that equal what was emitted; None for no proposal. Drafts past the answer's end don't count."""
-    if not draft:
-        return None
+def _num_matching(draft: Sequence[int], emitted: Sequence[int]) -> int:
+    """Leading drafts that equal what was emitted. Drafts past the answer's end don't count."""
     for count, (proposed, token) in enumerate(zip(draft, emitted, strict=False)):
         if proposed != token:
             return count
     return min(len(draft), len(emitted))
-
-
-def _context(token_ids: Sequence[int], hidden: object | None, draft_tokens: int) -> DraftContext:
-    return DraftContext(
-        request_id="", token_ids=token_ids, hidden=hidden, max_draft_tokens=draft_tokens, seed=0, temperature=0.0
-    )

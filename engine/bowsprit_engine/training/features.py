@@ -141,6 +141,8 @@ class StateReader:
             prompt_token_ids=request.prompt_token_ids,
             token_ids=torch.tensor(request.response_token_ids, dtype=torch.int64),
             hidden=torch.cat(hidden)[num_prompt - 1 - start :].clone(),
+            arrival=request.arrival,
+            tenant=request.tenant,
         )
 
     def _run(self, tokens: tuple[int, ...], begin: int, end: int) -> Tensor:  # [end - begin, D]

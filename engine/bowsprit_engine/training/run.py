@@ -22,12 +22,13 @@ from bowsprit_engine.models import LoadedModel, load_model
 from bowsprit_engine.models.uri import resolve_uri
 from bowsprit_engine.speculation.drafters.head import HeadDrafter, accuracy, serving_head
 from bowsprit_engine.training import artifact, calibration, data, evaluate, features, loop
-from bowsprit_engine.training.data import RequestFeatures
+from bowsprit_engine.training.data import RequestFeatures, TokenSequence
 from bowsprit_engine.training.deadline import TRAINING_UNTIL, Deadline
+from bowsprit_engine.training.evaluate import ServedPool, Traffic
 from bowsprit_engine.training.features import Features
 from bowsprit_engine.training.head import HeadShape, RecurrentHead, TargetRows
 from bowsprit_engine.training.progress import Tracker
-from bowsprit_policy.wire import Artifact, DataWindow, Evaluation, TrainingPhase, TrainingResult
+from bowsprit_policy.wire import Artifact, Comparison, DataWindow, Evaluation, TrainingPhase, TrainingResult
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +38,7 @@ MOST_INTERMEDIATE = 512
 MAX_EPOCHS = 6
 ROWS_PER_BATCH = 768
 LEARNING_RATE = 1.5e-3
+TAUGHT_TOKENS = 20_000  # that look-up knows when weights are chosen: learning them again takes 0.2 s a validation
 WARM_START = 0.3  # of the learning rate, on the parent's weights: at the full one they are forgotten first
 
 
@@ -62,7 +64,7 @@ def run(settings: TrainSettings, *, tracker: Tracker, deadline: Deadline) -> Tra
     total = sum(map(len, (chosen.train, chosen.validation, chosen.holdout, chosen.base_holdout)))
     tracker.enter(TrainingPhase.FEATURES, f"the target's states of {total} requests", steps=total)
     states = features.compute(model.runner, chosen, deadline=deadline, on_request=tracker.step)
-    trained = _train(settings, model, states, parent, tracker=tracker, deadline=deadline)
+    trained = _train(settings, model, states, split, parent, tracker=tracker, deadline=deadline)
     tracker.enter(TrainingPhase.EVALUATING, f"{len(states.holdout)} held-out requests")
     output = resolve_uri(settings.output_uri)
     staged = output.with_name(f".{output.name}.{os.getpid()}.tmp")
@@ -70,12 +72,7 @@ def run(settings: TrainSettings, *, tracker: Tracker, deadline: Deadline) -> Tra
         sha256, size = _write(settings, model, staged, trained, states.validation)
         candidate = HeadDrafter(name=settings.drafter, runner=model.runner)
         candidate.swap_in(candidate.load_unproven(staged, sha256, settings.revision, model.digest))
-        evaluation = Evaluation(
-            recent=evaluate.compare_pools(states.holdout, parent, candidate, draft_tokens=settings.draft_tokens),
-            base=evaluate.compare_pools(states.base_holdout, parent, candidate, draft_tokens=settings.draft_tokens)
-            if states.base_holdout
-            else None,
-        )
+        evaluation = _evaluated(settings, model, states, split, base, parent, candidate)
         artifact.publish(staged, output, evaluation)
     finally:
         shutil.rmtree(staged, ignore_errors=True)
@@ -136,10 +133,41 @@ def _base_split(settings: TrainSettings, model: LoadedModel) -> data.Split | Non
     return _split(settings, model, traffic)
 
 
+def _evaluated(
+    settings: TrainSettings,
+    model: LoadedModel,
+    states: Features,
+    split: data.Split,
+    base: data.Split | None,
+    parent: HeadDrafter | None,
+    candidate: HeadDrafter,
+) -> Evaluation:
+    """Both pools on the held-out requests, among everything else that was answered."""
+    pool = _served_pool(settings, model)
+
+    def compared(judged: Sequence[RequestFeatures], others: Sequence[TokenSequence]) -> Comparison:
+        return evaluate.compare_pools(Traffic(judged=judged, others=others), parent, candidate, pool)
+
+    return Evaluation(
+        recent=compared(states.holdout, [*split.train, *split.validation]),
+        base=None if base is None else compared(states.base_holdout, [*base.train, *base.validation]),
+    )
+
+
+def _served_pool(settings: TrainSettings, model: LoadedModel) -> ServedPool:
+    return ServedPool(
+        beside=settings.beside,
+        draft_tokens=settings.draft_tokens,
+        draft_tokens_max=settings.draft_tokens_max,
+        vocab_size=model.config.vocab_size,
+    )
+
+
 def _train(
     settings: TrainSettings,
     model: LoadedModel,
     states: Features,
+    split: data.Split,
     parent: HeadDrafter | None,
     *,
     tracker: Tracker,
@@ -153,13 +181,14 @@ def _train(
         final_norm=runner.final_norm_weight(),
     )
     head = _new_head(settings, model, target, has_parent=parent is not None)
-    ngram = [evaluate.ngram_matches(request, draft_tokens=settings.draft_tokens) for request in states.validation]
+    others = data.newest(split.train, max_tokens=TAUGHT_TOKENS)
+    pool, traffic = _served_pool(settings, model), Traffic(judged=states.validation, others=others)
 
     def judge(trained: RecurrentHead) -> float:
         drafter = HeadDrafter(name=settings.drafter, runner=runner)
         drafter.swap_in(serving_head(trained, draft_token_ids, runner, revision=settings.revision))
-        matches = evaluate.head_matches(drafter, states.validation, draft_tokens=settings.draft_tokens)
-        return evaluate.acceptance_length([evaluate.walk(a, b) for a, b in zip(ngram, matches, strict=True)])
+        drafts = evaluate.prepared(drafter, states.validation, draft_tokens=settings.draft_tokens)
+        return evaluate.acceptance_length(evaluate.walks(traffic, drafts, pool))
 
     tracker.enter(TrainingPhase.TRAINING, f"{sum(p.numel() for p in head.parameters()):,} weights")
     outcome = loop.train(

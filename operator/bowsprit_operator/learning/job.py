@@ -15,6 +15,7 @@ from bowsprit_operator.resources.speculator_revision import SpeculatorRevision
 from bowsprit_operator.resources.speculator_training import SpeculatorTraining
 from bowsprit_operator.serving import pod_parts
 from bowsprit_operator.serving.platform import Platform
+from bowsprit_policy.wire import COUNT_BASED
 
 CONTAINER = "train"
 FREE_REQUESTS = {"cpu": "50m", "memory": "256Mi"}  # training yields to engines: least CPU shares, first to be evicted
@@ -95,6 +96,7 @@ def _arguments(plan: TrainingPlan, *, deadline_seconds: int) -> list[str]:
         "model_name": plan.model.name,
         "uid": plan.model.metadata.uid or "",
     }
+    draft_tokens_max = plan.model.spec.speculation.effective_draft_tokens_max
     arguments = [
         "train",
         f"--model={plan.model.spec.model.uri}",
@@ -104,11 +106,18 @@ def _arguments(plan: TrainingPlan, *, deadline_seconds: int) -> list[str]:
         f"--drafter={plan.training.spec.drafter}",
         f"--model-name={plan.model.served_name}",
         f"--min-holdout-requests={plan.min_holdout_requests}",
-        f"--draft-tokens={min(4, plan.model.spec.speculation.effective_draft_tokens_max)}",
+        f"--draft-tokens={min(4, draft_tokens_max)}",
+        f"--draft-tokens-max={draft_tokens_max}",
         f"--deadline-seconds={max(1, deadline_seconds - _REPORTING_SECONDS)}",
         f"--threads={plan.threads}",
         f"--control-port={names.CONTROL_PORT}",
         "--termination-log=/dev/termination-log",
+    ]
+    # What judges the head is the pool that it would serve in. Draft models would have to run: they are left out.
+    arguments += [
+        f"--beside={drafter.name}={drafter.type}"
+        for drafter in plan.model.spec.speculation.drafters
+        if drafter.type in COUNT_BASED
     ]
     if plan.parent is not None:
         artifact = plan.parent.spec.artifact

@@ -91,7 +91,7 @@ class SpeculationSpec(ResourceValue):
     mode: SpeculationMode = SpeculationMode.AUTO
     draft_tokens: DraftTokens = DraftTokens()
     fixed_draft_tokens: int | None = None
-    drafters: tuple[DrafterEntry, ...] = (DrafterEntry(name="ngram", type=DrafterType.NGRAM),)
+    drafters: tuple[DrafterEntry, ...] = (DrafterEntry(name="suffix", type=DrafterType.SUFFIX),)
 
     @property
     def effective_draft_tokens_max(self) -> int:
