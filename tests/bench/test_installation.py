@@ -77,7 +77,7 @@ def test_every_engine_gets_the_same_weights_and_all_processors() -> None:
 
 def test_every_peer_s_requirements_are_in_the_repository() -> None:
     """Pinned by hash, without any registry's address."""
-    for package in installation.PACKAGES.values():
+    for package in (*installation.PACKAGES.values(), installation.SUFFIX_DECODING):
         text = (installation.REQUIREMENTS / f"peer-{package.name}.txt").read_text()
         pins = [line for line in text.splitlines() if "==" in line and not line.lstrip().startswith("#")]
         assert pins
