@@ -5,6 +5,8 @@ from __future__ import annotations
 import random
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from bowsprit_engine.speculation.confidence import Calibrator, Fortune, TokenKind, position_bucket, sureness_bucket
 
@@ -61,6 +63,26 @@ def test_what_was_true_long_ago_is_forgotten():
         calibrator.learn(kind(), matched=True)
 
     assert calibrator.probability(kind(), prior=0.5) > 0.9
+
+
+KINDS = [
+    kind(name, sureness=sureness, fortune=fortune) for name in "ab" for sureness in (None, 3) for fortune in (0, 1)
+]
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.sampled_from(KINDS), st.booleans(), st.sampled_from(KINDS)), max_size=30))
+def test_asking_changes_nothing_and_what_was_said_before_is_not_said_again(judged):
+    """Values are kept until something is learned of any kind: kinds share their coarser counts."""
+    asked, unasked = Calibrator(), Calibrator()
+    for learned, matched, question in judged:
+        asked.probabilities([question, learned], prior=0.4)
+        for calibrator in (asked, unasked):
+            calibrator.learn(learned, matched=matched)
+        assert asked.probability(question, prior=0.4) == asked.probabilities([question], prior=0.4)[0]
+
+    assert asked.probabilities(KINDS, prior=0.4) == unasked.probabilities(KINDS, prior=0.4)
+    assert asked.probabilities(KINDS, prior=0.6) == unasked.probabilities(KINDS, prior=0.6)
 
 
 def test_a_swapped_drafter_begins_again_and_others_stay():

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import takewhile
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bowsprit_engine.speculation.drafters.base import DraftContext
-from bowsprit_engine.speculation.drafters.ngram import NGramDrafter, SuffixIndex, continue_from
+from bowsprit_engine.speculation.drafters.ngram import NGramDrafter, SuffixIndex, continue_from, match_before
 
 
 def context(token_ids, *, request_id="r", max_draft_tokens=4):
@@ -56,7 +57,8 @@ def brute_force(token_ids, count):
     return ()
 
 
-@given(st.lists(st.integers(0, 3), min_size=1, max_size=40), st.integers(1, 8), st.integers(1, 3))
+@settings(deadline=None)
+@given(st.lists(st.integers(0, 3), min_size=1, max_size=80), st.integers(1, 8), st.sampled_from([1, 2, 3, 30]))
 def test_the_incremental_index_finds_what_a_full_search_finds(token_ids, count, stride):
     """However the sequence grew, what is found is what a search over all of it finds."""
     index = SuffixIndex()
@@ -66,6 +68,17 @@ def test_the_incremental_index_finds_what_a_full_search_finds(token_ids, count, 
         start = index.find(seen)
         found = () if start is None else continue_from(seen, start, count)
         assert found == brute_force(seen, count)
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(0, 1), max_size=40), st.lists(st.integers(0, 1), max_size=40), st.data())
+def test_a_match_is_as_long_as_token_by_token(source, token_ids, data):
+    """Comparing many at once changes nothing."""
+    end, most = data.draw(st.integers(0, len(source))), data.draw(st.integers(0, 40))
+    pairs = zip(reversed(source[:end]), reversed(token_ids), strict=False)
+    equal = list(takewhile(lambda pair: pair[0] == pair[1], pairs))
+
+    assert match_before(source, end, token_ids, most=most) == min(most, len(equal))
 
 
 SOURCE = [*range(10, 30), 99]

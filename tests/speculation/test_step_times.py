@@ -43,6 +43,17 @@ def test_times_between_cells_are_read_linearly_in_rows_at_the_nearest_context():
     assert times.seconds(batch=8, rows=8, context=200) is None
 
 
+def test_a_curve_is_the_times_of_its_rows_however_often_and_far_it_was_asked_for():
+    """What is kept from one step to the next changes no figure; one row that nobody measured leaves no curve."""
+    times = costs.StepTimes([cell(2, 2, 256, 1.0), cell(2, 6, 256, 3.0), cell(2, 10, 1024, 5.0)])
+
+    for rows, most, context in ((4, 1, 200), (2, 5, 200), (3, 0, 300), (9, 2, 900), (2, 4, 256)):
+        seconds = tuple(times.seconds(batch=2, rows=rows + n, context=context) for n in range(most + 1))
+        assert costs.curve_of(times, 2, rows, most, context) == seconds
+    assert costs.curve_of(times, 2, 2, 6, 200) == ()
+    assert costs.curve_of(times, 8, 8, 1, 200) == ()
+
+
 def test_measured_cells_with_few_steps_judge_nothing():
     """Fewer than 8 steps are noise."""
     times = costs.measured_times([cell(1, 1, 128, 1.0, steps=7), cell(1, 5, 128, 2.0, steps=8)])

@@ -109,12 +109,13 @@ class Counters:
         with self._lock:
             for turn in turns:
                 counts = self._drafters[turn.drafter]
-                counts.drafted_tokens += turn.end - turn.begin
-                counts.accepted_tokens += min(turn.end, max(turn.begin, turn.num_accepted)) - turn.begin
                 _add(counts.extendable, turn.begin, turn.limit)
-                _add(counts.drafted, turn.begin, turn.end)
                 _add(counts.reached, turn.begin, min(turn.limit, turn.num_judged))
-                _add(counts.matched, turn.begin, min(turn.end, turn.num_accepted))
+                if turn.end > turn.begin:
+                    counts.drafted_tokens += turn.end - turn.begin
+                    counts.accepted_tokens += min(turn.end, max(turn.begin, turn.num_accepted)) - turn.begin
+                    _add(counts.drafted, turn.begin, turn.end)
+                    _add(counts.matched, turn.begin, min(turn.end, turn.num_accepted))
 
     def add_watched(self, watched: Sequence[Watched]) -> None:
         """What drafters that are held at 0 would have got: nothing of it was verified, nor counts as drafted."""

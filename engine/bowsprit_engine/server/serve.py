@@ -21,6 +21,7 @@ from prometheus_client import CollectorRegistry, ProcessCollector
 from bowsprit_engine.capture.intake import Capture
 from bowsprit_engine.config import ServeSettings
 from bowsprit_engine.errors import WorldError
+from bowsprit_engine.server import garbage
 from bowsprit_engine.server.access import Access, Trust
 from bowsprit_engine.server.app import create_app
 from bowsprit_engine.server.bridge import Bridge
@@ -128,8 +129,10 @@ def _load_model(settings: ServeSettings) -> Loaded:
 
     model = load(settings)
     capture = capture_from(settings, model.digest)
+    engine = assemble(settings, model, capture.take)
+    garbage.leave_out_what_is_here()
     return Loaded(
-        engine=assemble(settings, model, capture.take),
+        engine=engine,
         tokenizer=model.tokenizer,
         capture=capture,
         digest=model.digest,

@@ -7,8 +7,10 @@ know sequences, tokens and step times.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
+from typing import NamedTuple
 
 HALF_LIFE_TOKENS = 500
 KEEP = 0.5 ** (1 / HALF_LIFE_TOKENS)
@@ -20,12 +22,11 @@ FORTUNE_KEEP = 0.9  # per judged token
 FORTUNE_BUCKETS = 5
 
 
-@dataclass(frozen=True, slots=True)
-class TokenKind:
+class TokenKind(NamedTuple):
     """What drafted tokens have in common. `sureness`: bucket of the drafter's own confidence, None without one.
 
     `agreement`: whether another drafter proposed the same up to here, None where none proposed as far. `fortune`:
-    bucket of how this drafter has fared in this sequence.
+    bucket of how this drafter has fared in this sequence. A tuple, since every drafted token of every step has one.
     """
 
     drafter: str
@@ -42,8 +43,8 @@ class Rate:
     matched: float = 0.0
     judged: float = 0.0
 
-    def count(self, *, matched: bool, keep: float) -> None:
-        """One token more; what was counted before keeps so much of its weight."""
+    def count(self, *, matched: float, keep: float) -> None:
+        """One more; what was counted before keeps so much of its weight."""
         self.matched = self.matched * keep + matched
         self.judged = self.judged * keep + 1.0
 
@@ -78,44 +79,66 @@ def sureness_bucket(confidence: float | None) -> int | None:
     """An eighth of [0, 1]; what is no number is the lowest."""
     if confidence is None:
         return None
-    return min(CONFIDENCE_BUCKETS - 1, int(confidence * CONFIDENCE_BUCKETS)) if confidence > 0 else 0
+    if confidence >= 1:
+        return CONFIDENCE_BUCKETS - 1
+    return int(confidence * CONFIDENCE_BUCKETS) if confidence > 0 else 0
 
 
 class Calibrator:
     """Counts of judged tokens. Used by the engine's thread only."""
 
     def __init__(self) -> None:
-        self._rates: dict[object, Rate] = {}
+        self._rates: dict[tuple[object, ...], Rate] = {}
+        self._levels: dict[TokenKind, tuple[Rate, ...]] = {}  # of each kind, the coarsest first
+        self._values: dict[float, dict[TokenKind, float]] = {}  # by prior, since anything was learned
 
     def probability(self, kind: TokenKind, *, prior: float) -> float:
         """P(such a token matches | all before it do). `prior`: of the drafter's type, where nothing is known."""
-        value = prior
-        if kind.sureness is not None:
-            value += RAW_TRUST * ((kind.sureness + 0.5) / CONFIDENCE_BUCKETS - prior)
-        for key in _coarse_to_fine(kind):
-            rate = self._rates.get(key)
-            if rate is not None:
-                value = rate.leaning(value, lean=LEAN)
-        return value
+        return self.probabilities((kind,), prior=prior)[0]
+
+    def probabilities(self, kinds: Iterable[TokenKind], *, prior: float) -> list[float]:
+        """Of each. What was computed since the last token was learned is kept: the kinds of a step are few."""
+        values = self._values.setdefault(prior, {})
+        found = []
+        for kind in kinds:
+            value = values.get(kind)
+            if value is None:
+                value = values[kind] = self._leaning(kind, prior)
+            found.append(value)
+        return found
 
     def learn(self, kind: TokenKind, *, matched: bool) -> None:
         """A token of this kind was reached and judged."""
-        for key in _coarse_to_fine(kind):
-            self._rates.setdefault(key, Rate()).count(matched=matched, keep=KEEP)
+        for rate in self._levels_of(kind):
+            rate.count(matched=matched, keep=KEEP)
+        self._values.clear()
 
     def forget(self, drafter: str) -> None:
         """A drafter was swapped: what is known of it is void."""
-        self._rates = {key: rate for key, rate in self._rates.items() if _drafter_of(key) != drafter}
+        self._rates = {key: rate for key, rate in self._rates.items() if key[0] != drafter}
+        self._levels = {kind: levels for kind, levels in self._levels.items() if kind.drafter != drafter}
+        self._values.clear()
+
+    def _leaning(self, kind: TokenKind, prior: float) -> float:
+        value = prior
+        if kind.sureness is not None:
+            value += RAW_TRUST * ((kind.sureness + 0.5) / CONFIDENCE_BUCKETS - prior)
+        for rate in self._levels_of(kind):
+            value = rate.leaning(value, lean=LEAN)  # of nothing judged: the value itself
+        return value
+
+    def _levels_of(self, kind: TokenKind) -> tuple[Rate, ...]:
+        levels = self._levels.get(kind)
+        if levels is None:
+            levels = tuple(self._rates.setdefault(key, Rate()) for key in _coarse_to_fine(kind))
+            self._levels[kind] = levels
+        return levels
 
 
-def _coarse_to_fine(kind: TokenKind) -> tuple[object, ...]:
+def _coarse_to_fine(kind: TokenKind) -> tuple[tuple[object, ...], ...]:
     return (
         (kind.drafter, kind.sureness),
         (kind.drafter, kind.sureness, kind.fortune),
         (kind.drafter, kind.sureness, kind.fortune, kind.agreement),
         kind,
     )
-
-
-def _drafter_of(key: object) -> str:
-    return key.drafter if isinstance(key, TokenKind) else str(key[0]) if isinstance(key, tuple) else ""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from bowsprit_policy.wire import StepCell
@@ -57,15 +57,27 @@ class StepTimes:
             if cell.steps:
                 curves.setdefault((cell.batch, cell.context), {})[cell.rows] = cell.seconds / cell.steps
         self._curves: Mapping[tuple[int, int], dict[int, float]] = curves
+        self._read: dict[tuple[int, int], list[float | None]] = {}  # of a curve: seconds by whole rows, as far as asked
 
     def seconds(self, *, batch: int, rows: float, context: float) -> float | None:
         """Seconds of one step, or None where this batch bucket was never measured around `rows`."""
-        bucket = batch_bucket(batch)
-        contexts = [c for b, c in self._curves if b == bucket]
-        if not contexts:
-            return None
-        nearest = min(contexts, key=lambda c: abs(c - context_bucket(context)))
-        return _interpolate(self._curves[bucket, nearest], rows)
+        nearest = self._nearest(batch, context)
+        return None if nearest is None else _interpolate(self._curves[nearest], rows)
+
+    def by_rows(self, *, batch: int, rows: int, most: int, context: float) -> Sequence[float | None]:
+        """`seconds` with `rows`, `rows` + 1, … `rows` + `most` rows; each is read once, since every step asks."""
+        nearest = self._nearest(batch, context)
+        if nearest is None:
+            return [None] * (most + 1)
+        read = self._read.setdefault(nearest, [])
+        for n in range(len(read), rows + most + 1):
+            read.append(_interpolate(self._curves[nearest], n))
+        return read[rows : rows + most + 1]
+
+    def _nearest(self, batch: int, context: float) -> tuple[int, int] | None:
+        bucket, wanted = batch_bucket(batch), context_bucket(context)
+        known = [key for key in self._curves if key[0] == bucket]
+        return min(known, key=lambda key: abs(key[1] - wanted), default=None)
 
     def slowdown(self, *, batch: int, rows: float, context: float) -> float | None:
         """How much longer a step of `rows` rows takes than the same batch without drafts (rows = batch)."""
@@ -83,7 +95,7 @@ def measured_times(cells: Iterable[StepCell]) -> StepTimes:
 
 def curve_of(times: StepTimes, batch: int, rows: int, most: int, context: float) -> tuple[float, ...]:
     """Seconds with `rows`, `rows` + 1, … `rows` + `most` rows; () where one end was never measured."""
-    curve = [times.seconds(batch=batch, rows=rows + n, context=context) for n in range(most + 1)]
+    curve = times.by_rows(batch=batch, rows=rows, most=most, context=context)
     return tuple(seconds for seconds in curve if seconds is not None) if None not in curve else ()
 
 

@@ -67,13 +67,17 @@ class Drafting:
         active = [drafter for drafter in self._pool.drafters if drafter.state is DrafterState.ACTIVE]
         counting = [drafter for drafter in active if drafter.type in COUNT_BASED]
         for drafter in counting:
-            self._ask(drafter, [index for index, caps in enumerate(self._caps) if caps.get(drafter.name, 0) > 0])
-            self._watch_held(drafter)
+            price = self._pool.price(drafter, batch=len(self._sequences))
+            allowed = [index for index, caps in enumerate(self._caps) if caps.get(drafter.name, 0) > 0]
+            due = [index for index in allowed if self._pool.record(drafter, self._sequences[index]).is_due(price=price)]
+            self._ask(drafter, due, opportunities=allowed)
+            self._watch_held(drafter, price)
         self._choose(counting)
         for drafter in active:
             if drafter.type not in COUNT_BASED:
                 free = [index for index, first in enumerate(self._forced) if not first]  # a head ignores `ahead`
-                self._ask(drafter, [index for index in free if self._is_worth(drafter, index)])
+                worth = [index for index in free if self._is_worth(drafter, index)]
+                self._ask(drafter, worth, opportunities=worth)
                 self._choose([drafter])
         proposals = tuple(
             self._after_forced(index, self._composed(index, counting)) for index in range(len(self._sequences))
@@ -86,44 +90,66 @@ class Drafting:
             asked_by_sequence=tuple(map(tuple, self._asked_of)),
         )
 
-    def _ask(self, drafter: Drafter, indices: Sequence[int]) -> None:
-        if not indices:
+    def _ask(self, drafter: Drafter, indices: Sequence[int], *, opportunities: Sequence[int]) -> None:
+        """`opportunities`: those who count as asked. One whom asking isn't worth now has no proposal, that is all."""
+        if not opportunities:
             return
-        contexts = [
-            context_of(self._sequences[index], self._caps[index][drafter.name], ahead=self._forced[index])
-            for index in indices
-        ]
-        drafts, seconds = self._pool.propose(drafter, contexts)
-        for index, draft in zip(indices, drafts, strict=True):
+        drafts, seconds = self._answers(drafter, indices)
+        for index in opportunities:
             self._asked_of[index].append(drafter.name)
+        for index, draft in zip(indices, drafts, strict=True):
             self._drafts[index][drafter.name] = draft
-        self._asked[drafter.name] = len(indices)
+        self._asked[drafter.name] = len(opportunities)
         self._proposed[drafter.name] = sum(bool(draft.token_ids) for draft in drafts)
         self._seconds[drafter.name] = seconds
 
-    def _watch_held(self, drafter: Drafter) -> None:
+    def _answers(self, drafter: Drafter, indices: Sequence[int]) -> tuple[Sequence[Draft], float]:
+        if not indices:
+            return (), 0.0
+        return self._pool.propose(
+            drafter, [self._context(drafter, index, self._caps[index][drafter.name]) for index in indices]
+        )
+
+    def _context(self, drafter: Drafter, index: int, cap: int) -> DraftContext:
+        sequence, ahead = self._sequences[index], self._forced[index]
+        if drafter.type in COUNT_BASED and not ahead:
+            return self._pool.text_of(sequence, cap)
+        return context_of(sequence, cap, ahead=ahead)
+
+    def _watch_held(self, drafter: Drafter, price: float) -> None:
         """Ask one that is held at 0, where no earlier draft of it waits for the text."""
-        for index, sequence in enumerate(self._sequences):
-            scores = self._pool.scores(sequence)
-            is_held = self._caps[index].get(drafter.name, 0) == 0
-            if is_held and self._watch[index] > 0 and drafter.name not in scores.pending:
-                drafts, _ = self._pool.propose(drafter, [context_of(sequence, self._watch[index])])
-                candidate = self._pool.candidate(drafter, drafter.name, drafts[0], others=(), sequence=sequence)
-                scores.keep(drafter.name, _pending(candidate, sequence, is_watched=True))
+        held = [
+            index
+            for index, sequence in enumerate(self._sequences)
+            if self._watch[index] > 0
+            and self._caps[index].get(drafter.name, 0) == 0
+            and drafter.name not in self._pool.scores(sequence).pending
+            and self._pool.record(drafter, sequence).is_due(price=price)
+        ]
+        if not held:
+            return
+        drafts, _ = self._pool.propose(drafter, [self._context(drafter, index, self._watch[index]) for index in held])
+        for index, draft in zip(held, drafts, strict=True):
+            sequence = self._sequences[index]
+            candidate = self._pool.candidate(drafter, drafter.name, draft, others=(), sequence=sequence)
+            self._pool.scores(sequence).keep(drafter.name, _pending(candidate, sequence, is_watched=True))
 
     def _is_worth(self, drafter: Drafter, index: int) -> bool:
         cap = self._caps[index].get(drafter.name, 0)
         if cap == 0:
             return False
         best = self._best[index]
-        return best is None or self._pool.expected_gain(drafter, self._sequences[index], cap) > sum(best.survivals)
+        return best is None or self._pool.expected_gain(drafter, self._sequences[index], cap) > best.gain
 
     def _choose(self, drafters: Sequence[Drafter]) -> None:
         for index, sequence in enumerate(self._sequences):
             drafts = self._drafts[index]
             for drafter in drafters:
                 draft = drafts.get(drafter.name)
-                if draft is None or not draft.token_ids:
+                if draft is None:
+                    continue
+                if not draft.token_ids:
+                    self._note_silence(drafter, sequence)
                     continue
                 others = [other.token_ids for name, other in drafts.items() if name != drafter.name]
                 first = self._forced[index]
@@ -133,8 +159,12 @@ class Drafting:
                 whole = replace(candidate, token_ids=first + candidate.token_ids) if first else candidate
                 self._pool.scores(sequence).keep(drafter.name, _pending(whole, sequence, skipped=len(first)))
                 best = self._best[index]
-                if best is None or sum(candidate.survivals) > sum(best.survivals):
+                if best is None or candidate.gain > best.gain:
                     self._best[index] = candidate
+
+    def _note_silence(self, drafter: Drafter, sequence: LiveSequence) -> None:
+        if drafter.type in COUNT_BASED and drafter.name not in self._pool.scores(sequence).pending:
+            self._pool.record(drafter, sequence).add(0)
 
     def _after_forced(self, index: int, proposal: Proposal) -> Proposal:
         first = self._forced[index]
@@ -164,12 +194,7 @@ class Drafting:
             name = drafter.name + AHEAD
             more = self._pool.candidate(drafter, name, drafts[0], others=(), sequence=sequence, first=length)
             if more.token_ids:
-                both = Candidate(
-                    drafter=drafter.name,
-                    token_ids=best.token_ids + more.token_ids,
-                    kinds=more.kinds,
-                    probabilities=more.probabilities,
-                )
+                both = replace(more, token_ids=best.token_ids + more.token_ids)
                 self._pool.scores(sequence).keep(name, _pending(both, sequence, skipped=length))
                 return Proposal(
                     token_ids=both.token_ids,

@@ -11,9 +11,12 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import repeat
 
 from bowsprit_engine.core.sequence import LiveSequence
-from bowsprit_engine.speculation.confidence import Calibrator, TokenKind, position_bucket, sureness_bucket
+from bowsprit_engine.speculation.asking import Record, price_of
+from bowsprit_engine.speculation.confidence import Calibrator, Rate, TokenKind, position_bucket, sureness_bucket
 from bowsprit_engine.speculation.drafters.base import Draft, DraftContext, Drafter, LearningDrafter, why_unsound
 from bowsprit_engine.speculation.drafting import AHEAD, Drafting, PoolReport, context_of
 from bowsprit_engine.speculation.proposal import NOBODY
@@ -37,9 +40,12 @@ class DrafterPool:
         self._vocab_size = vocab_size
         self.drafters = tuple(sorted(drafters, key=lambda drafter: ORDER.index(drafter.type)))
         self.shadows = Shadows(vocab_size=vocab_size)
+        self._learning = tuple(drafter for drafter in self.drafters if isinstance(drafter, LearningDrafter))
         self._calibrator = Calibrator()
         self._scores: dict[str, SequenceScores] = {}
+        self._overall: dict[str, Rate] = {}  # matched tokens per draft, by count-based drafter
         self._token_seconds: dict[str, float] = {}
+        self._context_seconds: dict[str, float] = {}
         self._step_seconds: float | None = None
 
     def draft(
@@ -63,9 +69,10 @@ class DrafterPool:
 
     def forget(self, sequence: LiveSequence) -> list[Watched]:
         """The sequence ended: score what is left, and drop what is kept of it."""
-        scores = self._scores.pop(sequence.request_id, None)
+        scores = self._scores.get(sequence.request_id)
         watched = [] if scores is None else scores.score(sequence.token_ids, self._calibrator, at_end=True)
         self._teach(sequence)
+        self._scores.pop(sequence.request_id, None)
         self.shadows.forget(sequence)
         for drafter in self.drafters:
             try:
@@ -83,19 +90,42 @@ class DrafterPool:
         self._calibrator.forget(name)
         self._calibrator.forget(name + AHEAD)
         self._token_seconds.pop(name, None)
+        self._context_seconds.pop(name, None)
         for scores in self._scores.values():
             scores.pending.pop(name, None)
             scores.pending.pop(name + AHEAD, None)
 
     def scores(self, sequence: LiveSequence) -> SequenceScores:
-        return self._scores.setdefault(sequence.request_id, SequenceScores())
+        scores = self._scores.get(sequence.request_id)
+        if scores is None:
+            scores = self._scores[sequence.request_id] = SequenceScores()
+        return scores
+
+    def text_of(self, sequence: LiveSequence, cap: int) -> DraftContext:
+        """What a count-based drafter may look at: no state of the target. Kept, since the tokens are the live ones."""
+        contexts = self.scores(sequence).contexts
+        if cap not in contexts:
+            contexts[cap] = replace(context_of(sequence, cap), hidden=None)
+        return contexts[cap]
+
+    def price(self, drafter: Drafter, *, batch: int) -> float:
+        """Tokens that asking a count-based drafter for one of `batch` sequences costs."""
+        seconds = self._context_seconds.get(drafter.name)
+        return price_of(seconds=seconds, step_seconds=self._step_seconds, batch=batch)
+
+    def record(self, drafter: Drafter, sequence: LiveSequence) -> Record:
+        """What a count-based drafter's drafts for this sequence came to."""
+        records = self.scores(sequence).records
+        if drafter.name not in records:
+            records[drafter.name] = Record(overall=self._overall.setdefault(drafter.name, Rate()))
+        return records[drafter.name]
 
     def expected_gain(self, drafter: Drafter, sequence: LiveSequence, cap: int) -> float:
         """Tokens that a draft of a costly drafter is expected to add, before it is asked, less what it costs."""
         fortune = self.scores(sequence).fortune(drafter.name).bucket
         kinds = [TokenKind(drafter.name, position_bucket(i), None, None, fortune) for i in range(cap)]
         prior = PRIORS[drafter.type].match
-        gain = sum(survivals_of([self._calibrator.probability(kind, prior=prior) for kind in kinds]))
+        gain = sum(survivals_of(self._calibrator.probabilities(kinds, prior=prior)))
         seconds = self._token_seconds.get(drafter.name)
         if seconds is None or not self._step_seconds:
             return gain
@@ -107,27 +137,30 @@ class DrafterPool:
     ) -> Candidate:  # fmt: skip
         """A draft with what is believed of it. `first`: position of its first token in the proposal."""
         fortune = self.scores(sequence).fortune(name).bucket
-        kinds = []
-        for index in range(len(draft.token_ids)):
-            confidence = draft.confidences[index] if draft.confidences is not None else None
-            as_far = [other for other in others if len(other) > index]
-            agreement = any(tuple(o[: index + 1]) == draft.token_ids[: index + 1] for o in as_far) if as_far else None
-            kinds.append(
-                TokenKind(name, position_bucket(first + index), sureness_bucket(confidence), agreement, fortune)
+        confidences = draft.confidences if draft.confidences is not None else repeat(None)
+        longest = max(map(len, others), default=0)
+        num_agreed = max((_num_leading_equal(other, draft.token_ids) for other in others), default=0)
+        kinds = tuple(
+            TokenKind(
+                name,
+                position_bucket(first + index),
+                sureness_bucket(confidence),
+                index < num_agreed if index < longest else None,
+                fortune,
             )
-        prior = PRIORS[drafter.type].match
-        return Candidate(
-            drafter=drafter.name,
-            token_ids=draft.token_ids,
-            kinds=tuple(kinds),
-            probabilities=tuple(self._calibrator.probability(kind, prior=prior) for kind in kinds),
+            for index, (_, confidence) in enumerate(zip(draft.token_ids, confidences, strict=False))
+        )
+        return Candidate.of(
+            drafter.name,
+            draft.token_ids,
+            kinds,
+            self._calibrator.probabilities(kinds, prior=PRIORS[drafter.type].match),
         )
 
     def forced_candidate(self, forced: tuple[int, ...]) -> Candidate:
         """Tokens that a grammar leaves no choice about: sure but for another cutting of the same text into tokens."""
         kinds = tuple(TokenKind(NOBODY, position_bucket(i), None, None, AS_EXPECTED) for i in range(len(forced)))
-        probabilities = tuple(self._calibrator.probability(kind, prior=FORCED_PRIOR) for kind in kinds)
-        return Candidate(drafter=NOBODY, token_ids=forced, kinds=kinds, probabilities=probabilities)
+        return Candidate.of(NOBODY, forced, kinds, self._calibrator.probabilities(kinds, prior=FORCED_PRIOR))
 
     def propose(self, drafter: Drafter, contexts: Sequence[DraftContext]) -> tuple[Sequence[Draft], float]:
         """One draft per context, within its limit, and the seconds that it took."""
@@ -137,13 +170,9 @@ class DrafterPool:
         most = max(context.max_draft_tokens for context in contexts)
         per_token = seconds / (most * len(contexts))
         self._token_seconds[drafter.name] = _moved(self._token_seconds.get(drafter.name), per_token)
-        return [
-            Draft(
-                token_ids=draft.token_ids[: context.max_draft_tokens],
-                confidences=None if draft.confidences is None else draft.confidences[: context.max_draft_tokens],
-            )
-            for context, draft in zip(contexts, drafts, strict=True)
-        ], seconds
+        per_context = seconds / len(contexts)
+        self._context_seconds[drafter.name] = _moved(self._context_seconds.get(drafter.name), per_context)
+        return [_cut(draft, context.max_draft_tokens) for context, draft in zip(contexts, drafts, strict=True)], seconds
 
     def _guarded(self, drafter: Drafter, contexts: Sequence[DraftContext]) -> Sequence[Draft]:
         try:
@@ -157,12 +186,28 @@ class DrafterPool:
         return [Draft(token_ids=())] * len(contexts)
 
     def _teach(self, sequence: LiveSequence) -> None:
-        for drafter in self.drafters:
-            if drafter.state is DrafterState.ACTIVE and isinstance(drafter, LearningDrafter):
-                try:
-                    drafter.learn(context_of(sequence, 1))
-                except Exception as error:
-                    _break_by(drafter, error)
+        learning = [drafter for drafter in self._learning if drafter.state is DrafterState.ACTIVE]
+        if not learning:
+            return
+        context = self.text_of(sequence, 1)
+        for drafter in learning:
+            try:
+                drafter.learn(context)
+            except Exception as error:
+                _break_by(drafter, error)
+
+
+def _cut(draft: Draft, most: int) -> Draft:
+    if len(draft.token_ids) <= most:
+        return draft
+    confidences = None if draft.confidences is None else draft.confidences[:most]
+    return Draft(token_ids=draft.token_ids[:most], confidences=confidences)
+
+
+def _num_leading_equal(one: Sequence[int], other: Sequence[int]) -> int:
+    if one == other:
+        return len(one)
+    return next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
 
 
 def _break_by(drafter: Drafter, error: Exception) -> None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 NOBODY = ""  # the source of tokens that a grammar leaves no choice about: they count in no drafter's figures
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Run:
+class Run(NamedTuple):
     """Tokens `begin` to `end` of a proposal, of one drafter."""
 
     drafter: str
@@ -44,12 +44,12 @@ class Proposal:
                 begin = end
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Turn:
+class Turn(NamedTuple):
     """One drafter's share of one sequence-step, verified: it drafted positions `begin` to `end`.
 
     `limit`: end of the positions that it could have drafted, all before them being drafted. `num_judged`: positions of
     the step's text that were judged, all before them having matched. `num_accepted`: tokens of the draft that matched.
+    A tuple, since every sequence of every step has one per drafter, also where nothing was drafted.
     """
 
     drafter: str
@@ -68,9 +68,10 @@ def turns(
     The last drafter could have gone on by one position within its cap; the others were followed by someone else.
     """
     length = len(proposal.token_ids)
-    runs = [run for run in proposal.runs() if run.drafter != NOBODY]
     if length == 0:
-        runs = [Run(drafter=name, begin=0, end=0) for name in asked]
+        runs = [Run(name, 0, 0) for name in asked]
+    else:
+        runs = [run for run in proposal.runs() if run.drafter != NOBODY]
     return [
         Turn(
             drafter=run.drafter,

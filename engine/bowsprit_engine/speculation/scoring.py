@@ -11,8 +11,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 from operator import mul
+from typing import Self
 
+from bowsprit_engine.speculation.asking import Record
 from bowsprit_engine.speculation.confidence import Calibrator, Fortune, TokenKind
+from bowsprit_engine.speculation.drafters.base import DraftContext
 
 
 def survivals_of(probabilities: Iterable[float]) -> tuple[float, ...]:
@@ -22,16 +25,24 @@ def survivals_of(probabilities: Iterable[float]) -> tuple[float, ...]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
-    """A draft and what is believed of it. `probabilities[i]`: P(token i matches | all before it do)."""
+    """A draft and what is believed of it. `survivals[i]`: P(tokens 0..i all match); `gain`: their sum."""
 
     drafter: str
     token_ids: tuple[int, ...]
     kinds: tuple[TokenKind, ...]
-    probabilities: tuple[float, ...]
+    survivals: tuple[float, ...]
+    gain: float
 
-    @property
-    def survivals(self) -> tuple[float, ...]:
-        return survivals_of(self.probabilities)
+    @classmethod
+    def of(
+        cls,
+        drafter: str,
+        token_ids: tuple[int, ...],
+        kinds: tuple[TokenKind, ...],
+        probabilities: Iterable[float],  # P(token i matches | all before it do)
+    ) -> Self:
+        survivals = survivals_of(probabilities)
+        return cls(drafter=drafter, token_ids=token_ids, kinds=kinds, survivals=survivals, gain=sum(survivals))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,9 +71,14 @@ class SequenceScores:
 
     fortunes: dict[str, Fortune] = field(default_factory=dict)
     pending: dict[str, Pending] = field(default_factory=dict)
+    records: dict[str, Record] = field(default_factory=dict)  # by drafter that is asked only where it is worth it
+    contexts: dict[int, DraftContext] = field(default_factory=dict)  # for count-based drafters, by most tokens
 
     def fortune(self, drafter: str) -> Fortune:
-        return self.fortunes.setdefault(drafter, Fortune())
+        fortune = self.fortunes.get(drafter)
+        if fortune is None:
+            fortune = self.fortunes[drafter] = Fortune()
+        return fortune
 
     def keep(self, slot: str, pending: Pending) -> None:
         """Wait for the text, unless an earlier draft of this slot still does."""
@@ -75,6 +91,9 @@ class SequenceScores:
             is_decided = self._is_decided(pending, token_ids, calibrator)
             if is_decided or at_end:
                 del self.pending[slot]
+                record = self.records.get(slot)
+                if record is not None and is_decided:
+                    record.add(max(0, pending.num_matched - pending.skipped))
                 if pending.is_watched and len(token_ids) > pending.start:
                     length = len(pending.candidate.token_ids)
                     watched.append(
@@ -87,16 +106,16 @@ class SequenceScores:
         return watched
 
     def _is_decided(self, pending: Pending, token_ids: Sequence[int], calibrator: Calibrator) -> bool:
-        candidate = pending.candidate
-        while pending.num_matched < len(candidate.token_ids):
+        drafted, kinds = pending.candidate.token_ids, pending.candidate.kinds
+        while pending.num_matched < len(drafted):
             index = pending.num_matched
             if pending.start + index >= len(token_ids):
                 return False
-            is_match = candidate.token_ids[index] == token_ids[pending.start + index]
+            is_match = drafted[index] == token_ids[pending.start + index]
             if index >= pending.skipped:
-                at = index - pending.skipped
-                calibrator.learn(candidate.kinds[at], matched=is_match)
-                self.fortune(candidate.kinds[at].drafter).add(matched=is_match)
+                kind = kinds[index - pending.skipped]
+                calibrator.learn(kind, matched=is_match)
+                self.fortune(kind.drafter).add(matched=is_match)
             if not is_match:
                 return True
             pending.num_matched += 1

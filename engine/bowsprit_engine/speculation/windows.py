@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import accumulate
+from operator import itemgetter
 
 
 def windows(
@@ -21,18 +22,20 @@ def windows(
 
     A measured curve that falls is noise, so each n costs at least what fewer rows cost.
     """
-    ranked = sorted(
-        (-survival, position, index)
-        for index, of_sequence in enumerate(survivals)
-        for position, survival in enumerate(accumulate(of_sequence, min))
-    )[: max(0, len(curve) - 1)]
-    seconds = list(accumulate(curve, max))
-    expected, best, num_best = sure_tokens, sure_tokens / seconds[0] if seconds else 0.0, 0
-    for n, (negative_survival, _, _) in enumerate(ranked, start=1):
-        expected -= negative_survival
-        if expected / seconds[n] > best:
-            best, num_best = expected / seconds[n], n
-    lengths = [0] * len(survivals)
-    for _, _, index in ranked[:num_best]:
+    rows = [list(accumulate(of_sequence, min)) for of_sequence in survivals]
+    longest = max(map(len, rows), default=0)
+    # By position, then by sequence: a stable sort keeps that order among equals.
+    flat = [(row[at], index) for at in range(longest) for index, row in enumerate(rows) if at < len(row)]
+    flat.sort(key=itemgetter(0), reverse=True)
+    del flat[max(0, len(curve) - 1) :]
+    expected, best, num_best = sure_tokens, sure_tokens / curve[0] if curve else 0.0, 0
+    seconds = accumulate(curve, max)
+    next(seconds, None)
+    for n, ((survival, _), at_least) in enumerate(zip(flat, seconds, strict=False), start=1):
+        expected += survival
+        if expected / at_least > best:
+            best, num_best = expected / at_least, n
+    lengths = [0] * len(rows)
+    for _, index in flat[:num_best]:
         lengths[index] += 1
     return lengths

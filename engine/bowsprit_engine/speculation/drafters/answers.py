@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 NGRAMS = (8, 4, 2)  # tokens, the most telling first
 PLACES_KEPT = 8  # per n-gram, the most recent ones
@@ -23,17 +24,16 @@ class Answer:
     token_ids: list[int] = field(default_factory=list)
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
-    """`index`: of the token in `answer` that came next there."""
+class Place(NamedTuple):
+    """`at`: index of the token in `answer` that came next there."""
 
     answer: Answer
-    index: int
+    at: int
 
     @property
     def token_id(self) -> int | None:
         """What came next; None at the end of the answer."""
-        return self.answer.token_ids[self.index] if self.index < len(self.answer.token_ids) else None
+        return self.answer.token_ids[self.at] if self.at < len(self.answer.token_ids) else None
 
 
 class RecentAnswers:
@@ -67,10 +67,15 @@ class RecentAnswers:
         for token_id in token_ids:
             index = len(known)
             known.append(token_id)
+            place = Place(answer, index)
             for length in NGRAMS:
                 if length <= index:
-                    places = self._places.setdefault(_key(answer.owner, known[index - length : index]), [])
-                    places.append(Place(answer, index))
+                    key = _key(answer.owner, known[index - length : index])
+                    places = self._places.get(key)
+                    if places is None:
+                        self._places[key] = [place]
+                        continue
+                    places.append(place)
                     if len(places) > PLACES_KEPT:
                         del places[0]
         self._num_tokens += len(token_ids)

@@ -9,46 +9,43 @@ text comes tells whether somebody was told it before. Refuses to know torch and 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from operator import itemgetter
+from typing import Literal, NamedTuple
 
 from bowsprit_engine.speculation.confidence import Rate
-from bowsprit_engine.speculation.drafters.answers import Answer, Place, RecentAnswers
+from bowsprit_engine.speculation.drafters.answers import Answer, RecentAnswers
 from bowsprit_engine.speculation.drafters.base import Draft, DraftContext
 from bowsprit_engine.speculation.drafters.ngram import (
     LONGEST_COUNTED,
     SHORTEST_NGRAM,
     OwnContext,
     belief,
-    continue_from,
     match_before,
 )
 from bowsprit_policy.wire import DrafterState, DrafterType
 
 Sharing = Literal["tenant", "all"]
 Source = Literal["own", "answers"]
+Others = Literal["silent", "same", "different"]  # what the other source said of the same place
 
 KEPT_TOKENS = 100_000  # of recent answers, all tenants together
 LEAD = 8  # tokens of the prompt before an answer, so that its beginning is found too: the template's, mostly
 LONGEST_MATCH = 32  # tokens, as far as they are compared
+READ_AT_ONCE = 16  # tokens of places that agree
 LEAST_SURVIVAL = 0.03  # P(a token and all before it match), below which no row is worth the looking up
 KEEP = 0.998  # of what is known of such cases, per case
 LEAN = 4.0  # cases' worth of belief has what is believed beforehand
+BELIEFS = tuple(belief(match) for match in range(LONGEST_COUNTED + 1))
+
+# What tokens that were drafted alike have in common: who said them, the bucket of their match, quarters of the votes.
+Case = tuple[Source, int, int, Others]
+_BY_SURENESS = itemgetter(0, 1)
+_Voter = tuple[list[int], int, int]  # an answer's tokens, the index of the next one, tokens that match before it
 
 
-@dataclass(frozen=True, slots=True)
-class Case:
-    """What tokens that were drafted alike have in common. `others`: what the other source said of the same place."""
-
-    source: Source
-    match: int  # bucket
-    share: int  # of the votes, in quarters
-    others: Literal["silent", "same", "different"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Said:
+class Said(NamedTuple):
     """One source's next token. `match`: tokens before it that equal those before the place it was found at."""
 
     source: Source
@@ -57,12 +54,11 @@ class Said:
     share: float
 
 
-@dataclass(frozen=True, slots=True)
-class Awaited:
-    """A drafted token, and what each source had said of its place."""
+class Awaited(NamedTuple):
+    """A drafted token, and of each source the rate of such cases and what it had said."""
 
     token_id: int
-    said: tuple[tuple[Case, int], ...]
+    said: tuple[tuple[Rate, int], ...]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -127,25 +123,33 @@ class SuffixDrafter:
         awaited: list[Awaited] = []
         survival = 1.0
         while len(tokens) < context.max_draft_tokens and survival >= LEAST_SURVIVAL:
-            said = walk.said()
-            if not said:
+            words = walk.words()
+            if not words:
                 break
-            cases = [(case_of(one, said), one) for one in said]
-            sureness, token_id = max((self._sureness(case, one), one.token_id) for case, one in cases)
+            believed = [self._believed(one, other) for one, other in zip(words, reversed(words), strict=True)]
+            sureness, token_id, _ = max(believed, key=_BY_SURENESS)
             survival *= sureness
             tokens.append(token_id)
             confidences.append(sureness)
-            awaited.append(Awaited(token_id, tuple((case, one.token_id) for case, one in cases)))
+            awaited.append(Awaited(token_id, tuple([(rate, said_id) for _, said_id, rate in believed])))
             walk.push(token_id)
         if not context.ahead and not followed.awaited:
             followed.start, followed.awaited = len(context.token_ids), awaited
         return Draft(token_ids=tuple(tokens), confidences=tuple(confidences))
 
-    def _sureness(self, case: Case, said: Said) -> float:
-        """P(the said token comes): the rate of such cases, leaning on the length of the match and the votes."""
-        beforehand = belief(min(said.match, LONGEST_COUNTED)) * said.share
+    def _believed(self, one: Said, other: Said) -> tuple[float, int, Rate]:
+        """P(the said token comes), the token, and the rate of such cases. `other`: itself where it speaks alone.
+
+        The rate leans on the length of the match and the votes; of no case yet, it says just these.
+        """
+        source, token_id, match, share = one
+        others: Others = "silent" if other is one else "same" if other.token_id == token_id else "different"
+        case = (source, match.bit_length(), int(share * 4), others)
         rate = self._rates.get(case)
-        return beforehand if rate is None else rate.leaning(beforehand, lean=LEAN)
+        if rate is None:
+            rate = self._rates[case] = Rate()
+        beforehand = BELIEFS[match if match < LONGEST_COUNTED else LONGEST_COUNTED] * share
+        return rate.leaning(beforehand, lean=LEAN), token_id, rate
 
     def _judge(self, followed: Followed, token_ids: Sequence[int]) -> None:
         """Every source, at every position up to the first wrong draft: until there, what it said was of this text."""
@@ -154,20 +158,11 @@ class SuffixDrafter:
             if index >= len(token_ids):
                 followed.start, followed.awaited = index, followed.awaited[offset:]
                 return
-            for case, token_id in awaited.said:
-                self._rates.setdefault(case, Rate()).count(matched=token_id == token_ids[index], keep=KEEP)
+            for rate, token_id in awaited.said:
+                rate.count(matched=token_id == token_ids[index], keep=KEEP)
             if awaited.token_id != token_ids[index]:
                 break
         followed.awaited = []
-
-
-def case_of(one: Said, said: Sequence[Said]) -> Case:
-    """Whose rate tells how far to believe it."""
-    other = next((another for another in said if another is not one), None)
-    others: Literal["silent", "same", "different"] = "silent"
-    if other is not None:
-        others = "same" if other.token_id == one.token_id else "different"
-    return Case(one.source, one.match.bit_length(), int(one.share * 4), others)
 
 
 class _Walk:
@@ -178,51 +173,76 @@ class _Walk:
         self._followed = followed
         self._answers = answers
         self._owner = owner
+        self._own: Said | None = None
+        self._own_source = 0
         start = followed.own.start(context.token_ids, context.ahead)
-        self._own = None if start is None else self._own_at(start.source, int(start.match))
-        self._places: list[tuple[Place, int]] = list(self._found())
+        if start is not None:
+            self._copy_from(start.source, int(start.match))
+        self._poll(self._found())
 
-    def said(self) -> list[Said]:
+    def words(self) -> tuple[Said, ...]:
         """The own context's word and the answers', where they have one."""
-        said = [] if self._own is None else [self._own[1]]
-        votes: dict[int, float] = {}
-        longest: dict[int, int] = {}
-        for place, match in self._places:
-            token_id = place.answer.token_ids[place.index]
-            votes[token_id] = votes.get(token_id, 0.0) + (1.0 + match) ** 2
-            longest[token_id] = max(longest.get(token_id, 0), match)
-        if votes:
-            token_id = max(votes, key=votes.__getitem__)
-            share = votes[token_id] / sum(votes.values())
-            said.append(Said(source="answers", token_id=token_id, match=longest[token_id], share=share))
-        return said
+        votes = self._votes()
+        if votes is None:
+            return () if self._own is None else (self._own,)
+        return (votes,) if self._own is None else (self._own, votes)
+
+    def _votes(self) -> Said | None:
+        """Each place votes by how long it matches."""
+        if self._agreed:
+            return Said("answers", self._agreed[self._ahead], self._longest + self._ahead, 1.0)
+        if not self._voters:
+            return None
+        votes: dict[int, int] = {}
+        for known, index, match in self._voters:
+            votes[known[index]] = votes.get(known[index], 0) + (1 + match) ** 2
+        token_id = max(votes, key=votes.__getitem__)
+        longest = max([match for known, index, match in self._voters if known[index] == token_id])
+        return Said("answers", token_id, longest, votes[token_id] / sum(votes.values()))
 
     def push(self, token_id: int) -> None:
         """The draft goes on with this token."""
-        own = self._own
         self._text.append(token_id)
-        if own is not None and own[1].token_id == token_id:
-            self._own = self._own_at(own[0] + 1, own[1].match + 1)
+        own = self._own
+        if own is not None and own.token_id == token_id:
+            self._copy_from(self._own_source + 1, own.match + 1)
         else:
             found = self._followed.own.index.find(self._text)
-            self._own = None if found is None else self._own_at(found, SHORTEST_NGRAM)
-        self._places = [
-            (Place(place.answer, place.index + 1), match + 1)
-            for place, match in self._places
-            if place.token_id == token_id and place.index + 1 < len(place.answer.token_ids)
+            self._own = None
+            if found is not None:
+                self._copy_from(found, SHORTEST_NGRAM)
+        ahead = self._ahead
+        if ahead + 1 < len(self._agreed) and self._agreed[ahead] == token_id:
+            self._ahead += 1
+            return
+        voters = [
+            (known, index + ahead + 1, match + ahead + 1)
+            for known, index, match in self._voters
+            if known[index + ahead] == token_id and index + ahead + 1 < len(known)
         ]
-        if not self._places:
-            self._places = list(self._found())
+        self._poll(voters or self._found())
 
-    def _own_at(self, source: int, match: int) -> tuple[int, Said]:
-        """The own context's word where it is copied from `source`."""
-        token_id = continue_from(self._text, source, 1)[0]
-        return source, Said(source="own", token_id=token_id, match=match, share=1.0)
+    def _poll(self, voters: list[_Voter]) -> None:
+        """Read at once as far as all of them say the same."""
+        self._voters = voters
+        self._ahead = 0  # tokens of the draft since then
+        self._longest = max([match for _, _, match in voters], default=0)
+        self._agreed: list[int] = []
+        for said in zip(*[known[index : index + READ_AT_ONCE] for known, index, _ in voters], strict=False):
+            if said.count(said[0]) < len(said):
+                break
+            self._agreed.append(said[0])
 
-    def _found(self) -> Iterator[tuple[Place, int]]:
-        for place in self._answers.find(self._owner, self._text):
+    def _copy_from(self, source: int, match: int) -> None:
+        self._own_source = source
+        self._own = Said("own", self._text[source], match, 1.0)
+
+    def _found(self) -> list[_Voter]:
+        voters = []
+        for answer, index in self._answers.find(self._owner, self._text):
             # Two owners' runs of tokens may share a key.
-            if place.answer is not self._followed.answer and place.answer.owner == self._owner:
-                match = match_before(place.answer.token_ids, place.index, self._text, most=LONGEST_MATCH)
-                if match > 0 and place.token_id is not None:
-                    yield place, match
+            if answer is not self._followed.answer and answer.owner == self._owner and index < len(answer.token_ids):
+                match = match_before(answer.token_ids, index, self._text, most=LONGEST_MATCH)
+                if match > 0:
+                    voters.append((answer.token_ids, index, match))
+        return voters

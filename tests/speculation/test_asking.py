@@ -1,0 +1,157 @@
+"""Who is asked how often: a drafter whose drafts come true at every step, a hopeless one at every eighth."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+
+import pytest
+
+from bowsprit_engine.core.request import Request, SamplingParams, SpeculationParams
+from bowsprit_engine.core.sequence import LiveSequence
+from bowsprit_engine.speculation.asking import MOST_PRICE, SAMPLED_EVERY, Record, price_of
+from bowsprit_engine.speculation.confidence import Rate
+from bowsprit_engine.speculation.drafters.base import Draft
+from bowsprit_engine.speculation.drafters.suffix import SuffixDrafter
+from bowsprit_engine.speculation.pool import DrafterPool
+from bowsprit_policy.wire import DrafterState, DrafterType
+
+TRUTH, WRONG = 1, 2
+NO_TIME = 1e-9  # seconds of a step: asking is never cheap beside it
+
+
+class CountingDrafter:
+    """Says one token, right from some length of the text on, or nothing; and counts how often it was asked."""
+
+    type = DrafterType.NGRAM
+    reason = ""
+    revision = None
+
+    def __init__(self, *, right_from=None, is_silent=False):
+        self.name, self.state = "counts", DrafterState.ACTIVE
+        self.right_from, self.is_silent, self.asked_at = right_from, is_silent, []
+
+    def propose(self, contexts):
+        return [self._one(len(context.token_ids)) for context in contexts]
+
+    def _one(self, length):
+        self.asked_at.append(length)
+        is_right = self.right_from is not None and length >= self.right_from
+        return Draft(token_ids=() if self.is_silent else (TRUTH if is_right else WRONG,))
+
+    def forget(self, request_id):
+        pass
+
+
+def live_sequence(request_id):
+    return LiveSequence.begin(
+        Request(
+            request_id=request_id,
+            prompt_token_ids=(TRUTH,),
+            sampling=SamplingParams(seed=0),
+            speculation=SpeculationParams(),
+            on_output=lambda _: None,
+        )
+    )
+
+
+def run(pool, *, steps, cap=4, watch=0, request_id="r"):
+    """One token after another of the same text; per step, for how many sequences the drafter counts as asked."""
+    live = live_sequence(request_id)
+    asked = []
+    for _ in range(steps):
+        report = pool.draft([live], [{"counts": cap}], watch=[watch])
+        asked.append(report.asked.get("counts", 0))
+        live.token_ids.append(TRUTH)
+        pool.learn(live)
+        pool.note_step(NO_TIME)
+    pool.forget(live)
+    return asked
+
+
+@pytest.mark.parametrize("is_silent", [False, True])
+def test_a_hopeless_drafter_is_asked_at_every_eighth_step_and_counts_as_asked_at_each(is_silent):
+    """Else tokens per step would be those of the steps in which it was asked: E is never flattered."""
+    drafter = CountingDrafter(is_silent=is_silent)
+
+    asked = run(DrafterPool([drafter], vocab_size=8), steps=400)
+
+    assert asked == [1] * 400
+    assert 50 <= len(drafter.asked_at) <= 80
+
+
+def test_a_drafter_that_comes_true_is_asked_at_every_step():
+    """Whatever it costs: it pays."""
+    drafter = CountingDrafter(right_from=0)
+    run(DrafterPool([drafter], vocab_size=8), steps=100)
+
+    assert drafter.asked_at == list(range(1, 101))
+
+
+def test_a_text_that_begins_to_repeat_itself_is_noticed_within_eight_steps():
+    """From the first draft that comes true on, every step asks."""
+    drafter = CountingDrafter(right_from=200)
+    run(DrafterPool([drafter], vocab_size=8), steps=300)
+
+    late = [at for at in drafter.asked_at if at >= 200]
+    assert late[0] < 200 + SAMPLED_EVERY
+    assert late == list(range(late[0], 301))
+
+
+def test_what_all_sequences_said_of_a_drafter_is_known_to_the_next_one():
+    """On hopeless traffic a new request doesn't begin in good faith."""
+    drafter = CountingDrafter()
+    pool = DrafterPool([drafter], vocab_size=8)
+    for index in range(20):
+        run(pool, steps=40, request_id=f"{index}")
+    drafter.asked_at.clear()
+    run(pool, steps=40, request_id="next")
+
+    assert len(drafter.asked_at) <= 40 // SAMPLED_EVERY + 1
+
+
+def test_a_hopeless_drafter_that_is_held_at_0_is_watched_at_every_eighth_step():
+    """Watching costs what drafting costs, and gains nothing."""
+    drafter = CountingDrafter()
+    run(DrafterPool([drafter], vocab_size=8), steps=400, cap=0, watch=4)
+
+    assert 50 <= len(drafter.asked_at) <= 80
+
+
+class Text(list):
+    """A list that may be watched."""
+
+
+def test_nothing_is_kept_of_a_text_that_ended():
+    """Contexts hold the live tokens: they end with their sequence, also where a drafter learned last."""
+    pool = DrafterPool([CountingDrafter(), SuffixDrafter(name="suffix")], vocab_size=8)
+    live = live_sequence("r")
+    live.token_ids = Text(live.token_ids)
+    text = weakref.ref(live.token_ids)
+    pool.draft([live], [{"counts": 4, "suffix": 4}])
+    live.token_ids.append(TRUTH)
+    pool.learn(live)
+    pool.forget(live)
+    del live
+    gc.collect()
+
+    assert text() is None
+
+
+def test_without_times_asking_costs_nothing():
+    """Before the first step was timed, and for a drafter never asked; one slow answer never shuts a drafter up."""
+    assert price_of(seconds=None, step_seconds=1.0, batch=8) == price_of(seconds=1.0, step_seconds=None, batch=8) == 0.0
+    assert price_of(seconds=1e-5, step_seconds=1e-2, batch=8) == pytest.approx(0.016)
+    assert price_of(seconds=1.0, step_seconds=1e-2, batch=1) == MOST_PRICE
+
+
+def test_one_token_in_five_drafts_is_worth_asking_and_one_in_a_hundred_is_not():
+    """At the highest price there is."""
+    overall = Rate()
+    often, seldom = Record(overall=overall), Record(overall=overall)
+    for index in range(500):
+        often.add(int(index % 5 == 0))
+        seldom.add(int(index % 100 == 50))
+
+    assert often.is_due(price=MOST_PRICE)
+    assert not seldom.is_due(price=MOST_PRICE)
