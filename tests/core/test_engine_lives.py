@@ -374,6 +374,6 @@ def test_an_ngram_drafter_has_no_revisions_to_load(serve):
 
 
 def test_a_cache_too_small_for_one_sequence_is_refused(serve):
-    """Else that sequence would be preempted for ever."""
-    with pytest.raises(CallerError, match="15 blocks holds 240 tokens, less than one sequence of max_model_len 256"):
+    """Else that sequence would be preempted for ever. Both flags that mend it are named."""
+    with pytest.raises(CallerError, match=r"15 blocks holds 240 tokens, .* max_model_len 256: .*kv-cache-memory .*len"):
         serve(kv_blocks=15)

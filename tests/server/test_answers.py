@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bowsprit_engine.core.request import SpeculationParams
 from scripted_engine import END, ScriptedEngine
-from server.running_server import Serve
+from server.running_server import RunningServer, Serve
 
 
 async def test_a_chat_answer_has_the_shape_that_openai_clients_read(serve: Serve) -> None:
@@ -153,6 +153,24 @@ async def test_the_model_list_names_the_one_model(serve: Serve) -> None:
     listed = (await server.client.get("/v1/models")).json()
     assert [card["id"] for card in listed["data"]] == ["scripted"]
     assert (await server.client.get("/v1/models/scripted")).json() == listed["data"][0]
+
+
+async def test_every_path_of_the_published_document_is_served(serve: Serve) -> None:
+    """With its method alone: answered by GET, and by POST refused for want of a body."""
+    server: RunningServer = await serve()
+    paths = (await server.client.get("/openapi.json")).json()["paths"]
+    statuses = {}
+    for path in paths:
+        answers = [
+            await server.client.request(method, path.replace("{model}", "scripted")) for method in ("get", "post")
+        ]
+        statuses[path] = [answer.status_code for answer in answers]
+    assert statuses == {
+        "/v1/models": [200, 405],
+        "/v1/models/{model}": [200, 405],
+        "/v1/chat/completions": [405, 400],
+        "/v1/completions": [405, 400],
+    }
 
 
 async def test_the_callers_request_id_comes_back(serve: Serve) -> None:

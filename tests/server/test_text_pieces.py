@@ -26,6 +26,11 @@ def fallback_tokenizer() -> PreTrainedTokenizerFast:
 FALLBACK_TOKENIZER = fallback_tokenizer()
 
 
+def token_ids_of(words: list[str]) -> list[int]:
+    """The fallback tokenizer's."""
+    return [token_id for word in words for token_id in ([256] if word == " sea" else word.encode())]
+
+
 @settings(deadline=None, max_examples=60)
 @given(st.lists(st.one_of(st.integers(0, 258), st.sampled_from(list("é🙂日".encode()))), max_size=120))
 def test_pieces_and_the_rest_add_up_to_the_decoding_of_all_tokens(token_ids: list[int]) -> None:
@@ -50,11 +55,24 @@ def test_no_piece_of_sound_text_has_a_replacement_character(text: str) -> None:
 @given(st.lists(st.sampled_from("é🙂日本a") | st.just(" sea"), max_size=60))
 def test_characters_spelled_in_bytes_are_shown_whole_and_once(words: list[str]) -> None:
     """With byte fallback an unfinished character takes the finished ones before it along, for one token or three."""
-    token_ids = [token_id for word in words for token_id in ([256] if word == " sea" else word.encode())]
+    token_ids = token_ids_of(words)
     detokenizer = Detokenizer(FALLBACK_TOKENIZER)
     pieces = [detokenizer.push(token_id) for token_id in token_ids]
     assert FALLBACK_TOKENIZER.decode(token_ids) == "".join(pieces) + detokenizer.flush()
     assert "\ufffd" not in "".join(pieces)
+
+
+@settings(deadline=None, max_examples=60)
+@given(*[st.lists(st.sampled_from("é🙂日本a") | st.just(" sea"), max_size=16)] * 2)
+def test_a_text_goes_on_with_the_blank_that_its_first_word_has(before: list[str], words: list[str]) -> None:
+    """Behind a prompt of any words; SentencePiece's decoder takes the blank away from whatever it sees first."""
+    first, then = (
+        [t for word in half for t in ([256] if word == " sea" else word.encode())] for half in (before, words)
+    )
+    detokenizer = Detokenizer(FALLBACK_TOKENIZER, before=first)
+    pieces = [detokenizer.push(token_id) for token_id in then]
+    text = FALLBACK_TOKENIZER.decode(first) + "".join(pieces) + detokenizer.flush()
+    assert FALLBACK_TOKENIZER.decode([*first, *then]) == text
 
 
 @settings(deadline=None, max_examples=150)

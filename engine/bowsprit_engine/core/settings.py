@@ -39,7 +39,8 @@ class EngineSettings:
         if self.kv_blocks * BLOCK_SIZE < self.max_model_len:
             raise CallerError(
                 f"a KV cache of {self.kv_blocks} blocks holds {self.kv_blocks * BLOCK_SIZE} tokens, "
-                f"less than one sequence of max_model_len {self.max_model_len}",
+                f"less than one sequence of max_model_len {self.max_model_len}: more --kv-cache-memory or a smaller "
+                "--max-model-len is needed",
                 param="kv_cache_memory",
             )
         for name, least in LEAST.items():

@@ -42,7 +42,8 @@ NOBODY_READS = Response(status_code=499)  # as nginx logs a client that hung up;
 
 def create_app(lifecycle: Lifecycle, *, max_body_bytes: int) -> ASGIApp:
     """The application of the serving port."""
-    app = FastAPI(title="Bowsprit", docs_url=None, redoc_url=None, openapi_url=None)
+    # no redirects of trailing slashes: behind TLS they would send a bearer key to an http:// address
+    app = FastAPI(title="Bowsprit", docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
     errors.install(app)
     port = _OpenAIPort(lifecycle, max_body_bytes=max_body_bytes)
     app.add_api_route("/openapi.json", _openapi, methods=["GET"])
@@ -115,7 +116,7 @@ def _parsed(content: bytes, kind: type[Body]) -> Body:
     try:
         return kind.model_validate_json(content)
     except ValidationError as error:
-        raise errors.explain(dict(error.errors(include_url=False)[0])) from error
+        raise errors.explain(error.errors(include_url=False)) from error
 
 
 async def _beside(encode: Callable[[], Prompt], *, num_bytes: int) -> Prompt:
@@ -172,6 +173,7 @@ def _plan(
         speculation=speculation_params(body),
         grammar=grammar,
         stops=body.stop_texts,
+        goes_on=isinstance(body, CompletionBody),
         tenant=served.capture.tenant(request.headers, user=body.user),
         capture_allowed=served.capture.is_allowed(request.headers),
     )

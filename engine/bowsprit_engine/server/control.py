@@ -152,5 +152,5 @@ async def _answer_unusable(request: Request, error: Exception) -> Response:
 
 async def _answer_invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    problem = dict(error.errors()[0])
-    return errors.as_response(errors.explain(problem | {"loc": problem["loc"][1:]}))  # without "body"
+    problems = [{**problem, "loc": problem["loc"][1:]} for problem in error.errors()]  # without "body"
+    return errors.as_response(errors.explain(problems))

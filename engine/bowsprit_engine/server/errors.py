@@ -51,8 +51,16 @@ def as_response(error: Exception) -> JSONResponse:
             return JSONResponse(error_body("internal error", type="server_error", code="internal_error"), 500)
 
 
-def explain(problem: Mapping[str, Any]) -> CallerError:
-    """One of pydantic's problems with a body, as one sentence about one field."""
+def explain(problems: Sequence[Mapping[str, Any]]) -> CallerError:
+    """The first of pydantic's problems with a body, as one sentence about one field.
+
+    A field of several forms has a problem for each: told is the one that got deepest, and beyond the form itself.
+    """
+    field = _field(problems[0])
+    problem = max(
+        (problem for problem in problems if _field(problem) == field),
+        key=lambda problem: (sum(map(_is_shown, problem["loc"])), not problem["type"].endswith("_type")),
+    )
     param = _path(problem["loc"])
     kind = problem["type"]
     message = str(problem["msg"]).removeprefix("Value error, ")
@@ -84,9 +92,19 @@ def _code_of(status: int) -> str:
     return {404: "not_found", 405: "method_not_allowed"}.get(status, "invalid_request")
 
 
+def _field(problem: Mapping[str, Any]) -> tuple[str | int, ...]:
+    """Where the first of the names begins that only pydantic knows: up to there, problems are of one field."""
+    location: tuple[str | int, ...] = problem["loc"]
+    return location[: next((i for i, part in enumerate(location) if not _is_shown(part)), len(location))]
+
+
+def _is_shown(part: str | int) -> bool:
+    return isinstance(part, int) or part.replace("_", "").isalnum()
+
+
 def _path(location: Sequence[str | int]) -> str | None:
     """`messages.0.content`; names of union members, which only pydantic knows, are left out."""
-    words = [str(part) for part in location if isinstance(part, int) or part.replace("_", "").isalnum()]
+    words = [str(part) for part in location if _is_shown(part)]
     return ".".join(words) or None
 
 

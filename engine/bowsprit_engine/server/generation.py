@@ -34,7 +34,10 @@ SEED_BITS = 64
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What is generated: `n` choices of each prompt, the i-th (from 0) with seed `sampling.seed` + i."""
+    """What is generated: `n` choices of each prompt, the i-th (from 0) with seed `sampling.seed` + i.
+
+    `goes_on`: the text continues its prompt's, word by word; else it is a message of its own.
+    """
 
     request_id: str
     prompts: Sequence[tuple[int, ...]]
@@ -43,6 +46,7 @@ class Plan:
     speculation: SpeculationParams
     grammar: CompiledGrammar | None = None
     stops: tuple[str, ...] = ()
+    goes_on: bool = False
     tenant: str = ""
     capture_allowed: bool = True
 
@@ -97,7 +101,7 @@ class Generation:
                 choice = _Choice(
                     index=index,
                     request_id=f"{plan.request_id}-{index}",
-                    detokenizer=Detokenizer(decoder),
+                    detokenizer=Detokenizer(decoder, before=plan.prompts[index // plan.n] if plan.goes_on else ()),
                     stops=StopStrings(plan.stops),
                     clock=latencies.clock(arrival),
                 )

@@ -12,6 +12,7 @@ from pydantic.json_schema import models_json_schema
 from bowsprit_engine.server.wire import ChatBody, CompletionBody
 
 _REF = "#/components/schemas/{model}"
+_MODEL = {"name": "model", "in": "path", "required": True, "schema": {"type": "string"}}
 _ERROR = {
     "type": "object",
     "required": ["error"],
@@ -38,6 +39,7 @@ def document(*, version: str) -> dict[str, Any]:
         "info": {"title": "Bowsprit", "version": version},
         "paths": {
             "/v1/models": {"get": {"responses": _responses({})}},
+            "/v1/models/{model}": {"get": {"parameters": [_MODEL], "responses": _responses({})}},
             "/v1/chat/completions": {"post": _posting("ChatBody")},
             "/v1/completions": {"post": _posting("CompletionBody")},
         },

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import secrets
 import time
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from bowsprit_engine.core.request import FinishReason, RequestMetrics, TokenLogprob
 from bowsprit_engine.server.generation import Generation, Piece
-from bowsprit_engine.server.logprobs import TokenReader, chat_logprobs, completion_logprobs
+from bowsprit_engine.server.logprobs import CompletionLogprobs, TokenReader, chat_logprobs
 from bowsprit_engine.server.tool_calls import CallArguments, CallBegins, CallReader, Event, Text
 from bowsprit_engine.server.tools import ToolUse
 
@@ -66,7 +67,7 @@ class Replies:
             "model": model,
             "system_fingerprint": fingerprint,
         }
-        self._offsets: dict[int, int] = {}
+        self._logprobs_of: defaultdict[int, CompletionLogprobs] = defaultdict(lambda: CompletionLogprobs(reader))
 
     async def whole(self) -> dict[str, Any]:
         """The one answer, once every choice has ended. Raises WorldError as `Generation.pieces` does."""
@@ -161,9 +162,7 @@ class Replies:
     def _logprobs(self, index: int, tokens: Sequence[TokenLogprob]) -> dict[str, Any]:
         if self._is_chat:
             return chat_logprobs(tokens, self._reader)
-        shape = completion_logprobs(tokens, self._reader, offset=self._offsets.get(index, 0))
-        self._offsets[index] = self._offsets.get(index, 0) + sum(len(text) for text in shape["tokens"])
-        return shape
+        return self._logprobs_of[index].take(tokens)
 
     def _usage(self) -> dict[str, Any]:
         prompt, totals = self._generation.num_prompt_tokens, self._generation.totals

@@ -38,10 +38,11 @@ class Detokenizer:
     `flush` add up to the decoding of all.
     """
 
-    def __init__(self, decoder: Decoder) -> None:
+    def __init__(self, decoder: Decoder, *, before: Sequence[int] = ()) -> None:
+        """`before`: tokens whose text this continues. Decoded without them, SentencePiece's first word has no blank."""
         self._decoder = decoder
-        self._window: list[int] = []
-        self._shown = 0  # characters of the window's text that were given out
+        self._window = self._end_of(before)
+        self._shown = len(self._text(self._window).rstrip(UNFINISHED))  # characters of the window that were given out
 
     def push(self, token_id: int) -> str:
         """The text that has become certain with this token."""
@@ -69,6 +70,11 @@ class Detokenizer:
             if text.endswith(tail) and not tail.startswith(UNFINISHED):
                 self._window, self._shown = self._window[-overlap:], len(tail)
                 return
+
+    def _end_of(self, token_ids: Sequence[int]) -> list[int]:
+        """The last tokens, from where a character begins; none where that can't be told."""
+        ends = (list(token_ids[-overlap:]) for overlap in range(OVERLAP, OVERLAP + CHARACTER_TOKENS))
+        return next((end for end in ends if not self._text(end).startswith(UNFINISHED)), [])
 
     def _text(self, token_ids: Sequence[int]) -> str:
         return self._decoder.decode(token_ids, skip_special_tokens=True)
