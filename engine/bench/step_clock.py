@@ -31,11 +31,12 @@ DRAFTING: tuple[tuple[Any, str], ...] = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """`batch`: its bucket. `drafting_seconds` are of the processor, `seconds` of the clock on the wall."""
+    """`batch`: its bucket. `seconds` are of the clock on the wall, the others of the processor."""
 
     batch: int
     tokens: int
     seconds: float
+    cpu_seconds: float
     drafting_seconds: float
     is_contended: bool
 
@@ -47,6 +48,7 @@ class Pace:
     num_steps: int
     contended_share: float
     tokens_per_second: float
+    tokens_per_cpu_second: float
     seconds: float  # of a step
     drafting_seconds: float  # of a step
 
@@ -57,6 +59,7 @@ class StepClock:
     def __init__(self) -> None:
         self._steps: dict[str, list[Step]] = {}
         self._drafting = 0.0  # seconds since the last step ended
+        self._cpu_begin = 0.0  # the process's processor time when the step began
         self._stepping = threading.Lock()  # a step is counted after its clients were told
 
     def take(self, boot_id: str) -> list[Step]:
@@ -89,6 +92,7 @@ class StepClock:
         def begun(stepper: step.Stepper) -> None:
             with self._stepping:
                 self._drafting = 0.0
+                self._cpu_begin = time.process_time()
                 function(stepper)
 
         return begun
@@ -101,6 +105,7 @@ class StepClock:
                 batch=key.batch,
                 tokens=tokens,
                 seconds=seconds,
+                cpu_seconds=time.process_time() - self._cpu_begin,
                 drafting_seconds=self._drafting,
                 is_contended=is_contended,
             )
@@ -114,11 +119,12 @@ def pace(steps: Sequence[Step], *, batch: int) -> Pace:
     of_batch = [one for one in steps if one.batch == batch]
     if not of_batch:
         raise ValueError(f"{len(steps)} steps, none of batch {batch}")
-    seconds = sum(one.seconds for one in of_batch)
+    seconds, tokens = sum(one.seconds for one in of_batch), sum(one.tokens for one in of_batch)
     return Pace(
         num_steps=len(of_batch),
         contended_share=sum(one.is_contended for one in of_batch) / len(of_batch),
-        tokens_per_second=sum(one.tokens for one in of_batch) / seconds,
+        tokens_per_second=tokens / seconds,
+        tokens_per_cpu_second=tokens / sum(one.cpu_seconds for one in of_batch),
         seconds=seconds / len(of_batch),
         drafting_seconds=sum(one.drafting_seconds for one in of_batch) / len(of_batch),
     )

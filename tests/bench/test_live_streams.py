@@ -15,7 +15,12 @@ from fakes import FakeRunner, oracle
 
 def a_step(batch, tokens, seconds, drafting_seconds=0.0, is_contended=False):
     return Step(
-        batch=batch, tokens=tokens, seconds=seconds, drafting_seconds=drafting_seconds, is_contended=is_contended
+        batch=batch,
+        tokens=tokens,
+        seconds=seconds,
+        cpu_seconds=seconds / 2,
+        drafting_seconds=drafting_seconds,
+        is_contended=is_contended,
     )
 
 
@@ -26,7 +31,7 @@ def test_a_pace_is_that_of_its_batch_alone():
     found = pace(steps, batch=8)
 
     assert (found.num_steps, found.contended_share, found.tokens_per_second, found.seconds) == (2, 0.5, 10.0, 1.5)
-    assert found.drafting_seconds == pytest.approx(0.15)
+    assert (found.tokens_per_cpu_second, found.drafting_seconds) == (20.0, pytest.approx(0.15))
     with pytest.raises(ValueError, match="3 steps, none of batch 2"):
         pace(steps, batch=2)
 
