@@ -52,8 +52,8 @@ def read(folder: Path, stream: str) -> list[Answer]:
     ]
 
 
-def record(engine: Engine, model: LoadedModel, stream: StreamOf, path: Path) -> None:
-    """Ask what `path` doesn't hold yet, a full batch at a time; a line per answer as it ends."""
+def record(engine: Engine, model: LoadedModel, stream: StreamOf, path: Path, *, batch: int = BATCH) -> None:
+    """Ask what `path` doesn't hold yet, `batch` requests at a time; a line per answer as it ends."""
     done = {json.loads(line)["index"] for line in path.read_text().splitlines()} if path.exists() else set()
     num_learned = len(stream.questions) - stream.judged
     # Judged ones first and last in turn, so that a recording that is cut off still has both kinds.
@@ -63,7 +63,7 @@ def record(engine: Engine, model: LoadedModel, stream: StreamOf, path: Path) -> 
     num_open = 0
     with path.open("a", encoding="utf-8") as lines:
         while True:
-            while num_open < BATCH and (entry := next(waiting, None)) is not None:
+            while num_open < batch and (entry := next(waiting, None)) is not None:
                 _submit(engine, *entry, ended)
                 num_open += 1
             if num_open == 0:
