@@ -9,7 +9,15 @@ from bowsprit_engine.speculation.confidence import Rate
 from bowsprit_engine.speculation.drafters.answers import RecentAnswers
 from bowsprit_engine.speculation.drafters.base import DraftContext
 from bowsprit_engine.speculation.drafters.ngram import OwnContext, belief
-from bowsprit_engine.speculation.drafters.suffix import KEEP, LEAD, LEAN, LEAST_SURVIVAL, LONGEST_MATCH, SuffixDrafter
+from bowsprit_engine.speculation.drafters.suffix import (
+    KEEP,
+    LEAD,
+    LEAN,
+    LEAST_SURVIVAL,
+    LONGEST_MATCH,
+    SHORTEST_MATCH,
+    SuffixDrafter,
+)
 
 
 def matching(source, end, text):
@@ -29,7 +37,8 @@ class Definition:
 
     def learn(self, name, tokens, num_prompt):
         if name not in self.own:
-            self.own[name], self.answer[name] = OwnContext(len(tokens)), self.answers.begin("")
+            self.own[name] = OwnContext(len(tokens), shortest=SHORTEST_MATCH)
+            self.answer[name] = self.answers.begin("")
             self.learned[name], self.awaited[name] = max(0, num_prompt - LEAD), []
         while self.awaited[name] and self.awaited[name][0][0] < len(tokens):
             index, drafted, cases = self.awaited[name].pop(0)
@@ -66,7 +75,7 @@ class Definition:
                 own = (own[0] + 1, own[1] + 1)
             else:
                 found = self.own[name].index.find(text)
-                own = None if found is None else (found, 2)
+                own = None if found is None else (found, SHORTEST_MATCH)
             places = [(a, i + 1, m + 1) for a, i, m in places if a.token_ids[i : i + 1] == [token]]
             places = [place for place in places if place[1] < len(place[0].token_ids)] or self.found(name, text)
         if not self.awaited[name]:

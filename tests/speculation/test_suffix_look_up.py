@@ -92,6 +92,27 @@ def test_the_longer_match_wins_the_vote():
     assert draft(drafter, [*TEMPLATE, 1, 2, 3, 4, 5, 6], count=1) == (50,)
 
 
+def test_one_token_that_occurred_before_is_enough():
+    """In an answer and in the sequence itself; it is believed less than two of them."""
+    drafter = SuffixDrafter(name="suffix")
+    serve(drafter, [10, 50, 60, 70], request_id="before")
+    after_one = drafter.propose([context([*TEMPLATE, 99, 50], request_id="one")])[0]
+    after_two = drafter.propose([context([*TEMPLATE, 10, 50], request_id="two")])[0]
+
+    assert (after_one.token_ids, after_two.token_ids) == ((60, 70), (60, 70))
+    assert after_one.confidences[0] < after_two.confidences[0]
+    assert draft(drafter, [*TEMPLATE, 7, 8, 9, 7], count=2) == (8, 9)
+
+
+def test_the_vote_is_of_more_places_than_the_last_few():
+    """Twelve answers went on with 60, the eight after them with 70."""
+    drafter = SuffixDrafter(name="suffix")
+    for index in range(20):
+        serve(drafter, [5, 6, 60 if index < 12 else 70], request_id=f"{index}")
+
+    assert draft(drafter, [*TEMPLATE, 5, 6], count=1) == (60,)
+
+
 def test_a_source_that_was_wrong_before_is_believed_less():
     """The same answer promised over and over, and never given: its confidence falls below a half."""
     drafter = SuffixDrafter(name="suffix")

@@ -1,7 +1,8 @@
 """The service's recent answers, and where each short run of their tokens occurred: bounded, and learned at once.
 
 Decides what is kept (the newest answers, whose they are) and how a place in them is found: by the most recent
-occurrences of the last 8, 4 or 2 tokens. Refuses to know what is made of them. Used by the engine's thread only.
+occurrences of the last 8, 4 or 2 tokens or of the last one. Refuses to know what is made of them. Used by the engine's
+thread only.
 """
 
 from __future__ import annotations
@@ -11,8 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-NGRAMS = (8, 4, 2)  # tokens, the most telling first
-PLACES_KEPT = 8  # per n-gram, the most recent ones
+NGRAMS = (8, 4, 2, 1)  # tokens, the most telling first
+PLACES_KEPT = 32  # per n-gram, the most recent ones
 BYTES_PER_TOKEN = 768  # of memory for one kept token in CPython, its n-grams' places included (a test measures it)
 
 

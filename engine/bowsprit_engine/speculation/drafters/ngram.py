@@ -31,16 +31,17 @@ class SuffixIndex:
     An n-gram enters when the token after it is known, so the sequence's own last n-gram never finds itself.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, shortest: int = SHORTEST_NGRAM) -> None:
         self._num_indexed = 0
+        self._shortest = shortest
         self._continuations: tuple[dict[tuple[int, ...], int], ...] = tuple(
-            {} for _ in range(LONGEST_NGRAM - SHORTEST_NGRAM + 1)
+            {} for _ in range(LONGEST_NGRAM - shortest + 1)
         )
 
     def extend(self, token_ids: Sequence[int]) -> None:
         """Index what was appended since the last call. `token_ids` is the whole sequence."""
         end = len(token_ids)
-        for length, table in enumerate(self._continuations, start=SHORTEST_NGRAM):
+        for length, table in enumerate(self._continuations, start=self._shortest):
             begin = max(self._num_indexed, length)
             if end - begin < MANY:
                 for continuation in range(begin, end):
@@ -53,8 +54,8 @@ class SuffixIndex:
 
     def find(self, token_ids: Sequence[int]) -> int | None:
         """Index of the token that followed the longest known suffix of `token_ids`, or None."""
-        for length in range(min(LONGEST_NGRAM, len(token_ids)), SHORTEST_NGRAM - 1, -1):
-            start = self._continuations[length - SHORTEST_NGRAM].get(tuple(token_ids[-length:]))
+        for length in range(min(LONGEST_NGRAM, len(token_ids)), self._shortest - 1, -1):
+            start = self._continuations[length - self._shortest].get(tuple(token_ids[-length:]))
             if start is not None:
                 return start
         return None
@@ -106,9 +107,9 @@ class Start:
 class OwnContext:
     """One growing sequence as a source of its own continuation: its n-grams, and a copy that may be under way."""
 
-    def __init__(self, num_seen: int) -> None:
-        """`num_seen`: tokens that were there before anything could be copied."""
-        self.index = SuffixIndex()
+    def __init__(self, num_seen: int, *, shortest: int = SHORTEST_NGRAM) -> None:
+        """`num_seen`: tokens that were there before anything could be copied; `shortest`: match that begins a copy."""
+        self.index = SuffixIndex(shortest=shortest)
         self._copy: Copy | None = None
         self._num_seen = num_seen
 

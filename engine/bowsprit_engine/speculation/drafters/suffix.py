@@ -19,7 +19,6 @@ from bowsprit_engine.speculation.drafters.answers import Answer, RecentAnswers
 from bowsprit_engine.speculation.drafters.base import Draft, DraftContext
 from bowsprit_engine.speculation.drafters.ngram import (
     LONGEST_COUNTED,
-    SHORTEST_NGRAM,
     OwnContext,
     belief,
     match_before,
@@ -32,6 +31,7 @@ Others = Literal["silent", "same", "different"]  # what the other source said of
 
 KEPT_TOKENS = 100_000  # of recent answers, all tenants together
 LEAD = 8  # tokens of the prompt before an answer, so that its beginning is found too: the template's, mostly
+SHORTEST_MATCH = 1  # token: the votes and the record of such cases say how little it is worth
 LONGEST_MATCH = 32  # tokens, as far as they are compared
 READ_AT_ONCE = 16  # tokens of places that agree
 LEAST_SURVIVAL = 0.03  # P(a token and all before it match), below which no row is worth the looking up
@@ -107,7 +107,7 @@ class SuffixDrafter:
         if followed is None:
             answer = self._answers.begin(self._owner(context))
             begin = max(0, context.num_prompt_tokens - LEAD)
-            own = OwnContext(len(context.token_ids))
+            own = OwnContext(len(context.token_ids), shortest=SHORTEST_MATCH)
             followed = Followed(own=own, answer=answer, num_learned=begin)
             self._followed[context.request_id] = followed
         return followed
@@ -210,7 +210,7 @@ class _Walk:
             found = self._followed.own.index.find(self._text)
             self._own = None
             if found is not None:
-                self._copy_from(found, SHORTEST_NGRAM)
+                self._copy_from(found, SHORTEST_MATCH)
         ahead = self._ahead
         if ahead + 1 < len(self._agreed) and self._agreed[ahead] == token_id:
             self._ahead += 1
