@@ -1,5 +1,7 @@
 """How the native library is built, named and found."""
 
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -112,6 +114,23 @@ def test_a_file_that_is_no_library_is_named(tmp_path):
         load(tmp_path / "libbowsprit_avx2.so")
 
 
+def test_a_library_that_is_another_one_is_named():
+    """It lacks the functions of this one."""
+    with pytest.raises(WorldError, match=r"libm.so.6: not loadable: .*bowsprit_build"):
+        load(Path("libm.so.6"))
+
+
+def test_a_library_of_other_sources_is_refused(tmp_path):
+    """Beside newer Python its structures are not those that it would be handed."""
+    source, library = tmp_path / "stale.cpp", tmp_path / "libbowsprit_avx2.so"
+    source.write_text('extern "C" const char* bowsprit_build() { return "0123456789abcdef"; }')
+    compiler = native_build.find_compiler()
+    subprocess.run([*compiler, "-shared", "-fPIC", str(source), "-o", str(library)], check=True)
+
+    with pytest.raises(WorldError, match=rf"built from sources 0123456789abcdef, these are {content_hash()}"):
+        load(library)
+
+
 def test_the_cache_folder_comes_after_the_package(monkeypatch, tmp_path):
     """And follows BOWSPRIT_CACHE_DIR."""
     monkeypatch.setenv("BOWSPRIT_CACHE_DIR", str(tmp_path))
@@ -147,6 +166,44 @@ def test_a_missing_compiler_is_named_with_its_remedy(monkeypatch, tmp_path):
         native_build.build(tmp_path / "out")
 
 
+def test_the_compiler_may_have_a_wrapper_and_arguments(monkeypatch):
+    """As build systems and make understand CXX; empty is as good as absent."""
+    monkeypatch.setenv("CXX", "env LANG=C g++")
+    assert [shutil.which("env"), "LANG=C", "g++"] == native_build.find_compiler()
+    monkeypatch.setenv("CXX", "")
+    assert [shutil.which("g++")] == native_build.find_compiler()
+
+
+def test_a_folder_that_cannot_be_written_is_named_with_a_remedy(monkeypatch, tmp_path, capsys):
+    """A read-only home, a full disk: the command ends with one line, not with a traceback."""
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("BOWSPRIT_CACHE_DIR", str(tmp_path / "file"))
+
+    assert native_build.main([]) == 1
+    line = capsys.readouterr().err
+    for part in ("can't be built in", str(build_dir()), "BOWSPRIT_CACHE_DIR"):
+        assert part in line
+
+
+def test_two_builders_never_write_the_same_file(monkeypatch, tmp_path):
+    """Processes of two containers that share a cache may have the same pid."""
+    written = []
+
+    def compile_quickly(command, **options):
+        written.append(command[-1])
+        Path(command[-1]).write_text("compiled")
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    monkeypatch.setattr(subprocess, "run", compile_quickly)
+    for _ in range(2):
+        library = native_build.build(tmp_path, VARIANTS[-1:])[0]
+        assert (library.read_text(), library.stat().st_mode & 0o555) == ("compiled", 0o555)
+        assert [library] == list(tmp_path.iterdir())
+        library.unlink()
+
+    assert len(set(written)) == 2
+
+
 def test_a_failed_compilation_keeps_the_compilers_words(monkeypatch, tmp_path):
     """And leaves no file behind."""
     variant = Variant(name="avx2", flags=("-mno-such-thing",), cpu_features=AVX2, activations="float32")
@@ -169,3 +226,16 @@ def test_every_variant_compiles_and_loads_and_says_its_name():
     paths = native_build.build(build_dir())
 
     assert [load(path).bowsprit_variant().decode() for path in paths] == [variant.name for variant in VARIANTS]
+
+
+def test_a_library_shares_no_symbol_with_others():
+    """Unique symbols are one for the whole process, and an open library would use another's libstdc++."""
+    library = next(path for folder in search_path() if (path := folder / "libbowsprit_avx2.so").is_file())
+    names = subprocess.run(["nm", "-D", "--defined-only", library], capture_output=True, text=True, check=True).stdout
+    tags = subprocess.run(["readelf", "-d", library], capture_output=True, text=True, check=True).stdout
+    kinds = {line.split()[-2] for line in names.splitlines()}
+
+    assert "bowsprit_build" in names
+    assert "u" not in kinds
+    assert "_ZTISt9exception" not in names
+    assert "SYMBOLIC" in tags

@@ -1,5 +1,7 @@
 """The native step against the plain torch runner on the same bf16 weights, over odd shapes."""
 
+import dataclasses
+
 import pytest
 import torch
 
@@ -165,6 +167,28 @@ def test_rows_outside_the_model_are_refused_and_not_read(tmp_path, step, message
 
     with pytest.raises(RuntimeError, match=message):
         native_runner.forward(step)
+
+
+@pytest.mark.parametrize("name", ["positions", "row_sequences"])
+def test_rows_that_lack_a_value_are_refused(tmp_path, name):
+    """Instead of reading past the tensor's end."""
+    native_runner = NativeRunner(RandomCheckpoint(tmp_path, tiny_config()), num_threads=2)
+    native_runner.allocate_kv(1)
+    step = rows(([1, 2, 3], 0, [0]))
+    short = dataclasses.replace(step, **{name: getattr(step, name)[:2]})
+
+    with pytest.raises(ValueError, match="3 token ids, "):
+        native_runner.forward(short)
+
+
+def test_a_row_whose_logits_are_wanted_many_times_gives_them_each_time(tmp_path):
+    """More logits than rows: a step's memory is for the larger number."""
+    native_runner = NativeRunner(RandomCheckpoint(tmp_path, tiny_config()), num_threads=2)
+    native_runner.allocate_kv(1)
+
+    logits = native_runner.forward(rows(([1], 0, [0]), logit_rows=[0] * 3000)).logits
+
+    assert torch.equal(logits[:1].expand(3000, -1), logits)
 
 
 def test_a_step_before_the_cache_exists_is_refused(tmp_path):

@@ -21,7 +21,14 @@ from bowsprit_engine.errors import WorldError
 from bowsprit_engine.kernels.native_abi import SIGNATURES, DrawArgs, PackedArgs, ReadArgs
 from bowsprit_engine.kernels.weight_memory import WeightMemory
 from bowsprit_engine.native.cpus import available_cpus, cpus_to_pin
-from bowsprit_engine.native.variants import CHOSEN_VARIANT, VARIANTS, cpu_features, search_path, usable
+from bowsprit_engine.native.variants import (
+    CHOSEN_VARIANT,
+    VARIANTS,
+    content_hash,
+    cpu_features,
+    search_path,
+    usable,
+)
 
 WORD_BYTES = 8
 MULTIPLE = 16  # hidden size, MLP width and head_dim of a model must be multiples of it
@@ -32,7 +39,7 @@ def library() -> ctypes.CDLL:
 
     It has as many threads as processors. Raises WorldError naming where it looked.
     """
-    return _loaded(os.environ.get(CHOSEN_VARIANT))
+    return _loaded(os.environ.get(CHOSEN_VARIANT) or None)
 
 
 @functools.cache
@@ -76,11 +83,23 @@ def find_libraries(features: frozenset[str], folders: Sequence[Path], name: str 
 
 
 def load(path: Path) -> ctypes.CDLL:
-    """Load one library file and declare its functions."""
+    """Load one library file and declare its functions.
+
+    Raises WorldError for a file that is no library, or that was built from other sources than these: its structures
+    would not be those of native_abi.py.
+    """
     try:
         loaded = ctypes.CDLL(str(path))
-    except OSError as error:
+        loaded.bowsprit_build.restype = ctypes.c_char_p
+    except (OSError, AttributeError) as error:
         raise WorldError(f"{path}: not loadable: {error}", reason="NativeLibraryBroken") from error
+    built_from, expected = loaded.bowsprit_build().decode(), content_hash()
+    if built_from != expected:
+        raise WorldError(
+            f"{path}: built from sources {built_from}, these are {expected}: remove it and build it anew with "
+            "`python -m bowsprit_engine.native.build`",
+            reason="NativeLibraryBroken",
+        )
     for name, (result, arguments) in SIGNATURES.items():
         function = getattr(loaded, name)
         function.restype, function.argtypes = result, arguments
@@ -88,7 +107,7 @@ def load(path: Path) -> ctypes.CDLL:
 
 
 def set_num_threads(num_threads: int) -> None:
-    """Threads of the process's pool. Call it before serving: no step may be running."""
+    """Threads of the process's pool, from the next plan on: a step that is running keeps those that it has."""
     if num_threads < 1:
         raise ValueError(f"num_threads is {num_threads}, the least is 1")
     if num_threads != library().bowsprit_num_threads():

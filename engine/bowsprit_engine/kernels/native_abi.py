@@ -99,6 +99,7 @@ class DrawArgs(Structure):
 
 
 SIGNATURES: dict[str, tuple[object, Sequence[object]]] = {
+    "bowsprit_build": (c_char_p, []),
     "bowsprit_variant": (c_char_p, []),
     "bowsprit_last_error": (c_char_p, []),
     "bowsprit_is_permitted": (c_int, []),

@@ -92,12 +92,21 @@ class NativeModel:
         self._library.bowsprit_model_set_kv(self._handle, self._kv.data_ptr(), num_blocks)
 
     def step(self, batch: StepBatch) -> ModelOutput:
-        """One step. Raises RuntimeError for rows outside the vocabulary, the positions or the KV cache."""
+        """One step.
+
+        Raises ValueError for tensors of unequal lengths, and RuntimeError for rows outside the vocabulary, the
+        positions or the KV cache.
+        """
         token_ids = batch.token_ids.to(torch.int64).contiguous()
         positions = batch.positions.to(torch.int32).contiguous()
         row_sequences = batch.row_sequences.to(torch.int32).contiguous()
         block_tables = batch.block_tables.to(torch.int32).contiguous()
         logit_rows = batch.logit_rows.to(torch.int64).contiguous()
+        if not token_ids.numel() == positions.numel() == row_sequences.numel():
+            raise ValueError(
+                f"{token_ids.numel()} token ids, {positions.numel()} positions and {row_sequences.numel()} sequences "
+                "of rows: one of each is a row"
+            )
         hidden = torch.empty(token_ids.numel(), self._config.hidden_size)
         logits = torch.empty(logit_rows.numel(), self._config.vocab_size)
         args = StepArgs(

@@ -34,7 +34,7 @@ ReadThrough read_through(const uint64_t* const* regions, const int64_t* num_word
     for (int64_t w = 0; w < num_words[r]; w += kItemWords)
       pieces.push_back({regions[r] + w, std::min(kItemWords, num_words[r] - w)});
   std::atomic<uint64_t> sum{0};
-  const double cpu_seconds = pool().run({{static_cast<int64_t>(pieces.size()), [&](int64_t item, int) {
+  const double cpu_seconds = pool()->run({{static_cast<int64_t>(pieces.size()), [&](int64_t item, int) {
                                             sum.fetch_add(sum_words(pieces[item].at, pieces[item].count));
                                           }}});
   return {cpu_seconds, sum.load()};

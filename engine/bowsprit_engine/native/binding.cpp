@@ -18,14 +18,18 @@ namespace {
 
 thread_local std::string last_error;
 
+// `work` returns what is wrong, or nothing.
 template <typename Work>
 int guarded(Work work) {
   try {
     last_error = work();
+    return last_error.empty() ? 0 : 1;
   } catch (const std::exception& error) {
     last_error = error.what();
+  } catch (...) {
+    last_error = "an exception without a message";
   }
-  return last_error.empty() ? 0 : 1;
+  return 1;
 }
 
 }  // namespace
@@ -79,6 +83,7 @@ struct DrawArgs {
 
 static Packed packed_of(const PackedArgs& args) { return {args.data, args.rows, args.columns}; }
 
+const char* bowsprit_build() { return BOWSPRIT_BUILD; }  // native/variants.py's content_hash of what it was built from
 const char* bowsprit_variant() { return kVariant; }
 int bowsprit_is_permitted() { return is_permitted() ? 1 : 0; }
 const char* bowsprit_last_error() { return last_error.c_str(); }
@@ -90,7 +95,7 @@ int bowsprit_configure(int num_threads, const int* cpus, int num_cpus) {
   });
 }
 
-int bowsprit_num_threads() { return pool().num_threads(); }
+int bowsprit_num_threads() { return pool()->num_threads(); }
 
 int64_t bowsprit_packed_size(int64_t rows, int64_t columns) { return packed_size(rows, columns); }
 
@@ -112,7 +117,8 @@ int bowsprit_linear(const PackedArgs* weight, const float* x, int64_t num_rows, 
 #else
     const Act* input = x;
 #endif
-    pool().run({product_phase({input, num_rows, packed, y, Store::kWrite}, pool().num_threads())});
+    const std::shared_ptr<Pool> threads = pool();
+    threads->run({product_phase({input, num_rows, packed, y, Store::kWrite}, threads->num_threads())});
     return std::string();
   });
 }
@@ -134,7 +140,7 @@ int bowsprit_draw(const DrawArgs* args) {
                               static_cast<uint64_t>(args->seeds[r]), static_cast<uint64_t>(args->positions[r])};
       args->token_ids[r] = draw(args->logits + r * args->vocab_size, args->vocab_size, params, scratch);
     };
-    pool().run({{args->num_rows, draw_row}});
+    pool()->run({{args->num_rows, draw_row}});
     return std::string();
   });
 }

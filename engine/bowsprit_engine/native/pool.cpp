@@ -1,6 +1,7 @@
 #include "pool.hpp"
 
 #include <immintrin.h>
+#include <pthread.h>
 #include <sched.h>
 #include <time.h>
 
@@ -26,8 +27,32 @@ void pin_to(int cpu) {
   sched_setaffinity(0, sizeof(set), &set);
 }
 
-std::unique_ptr<Pool>& the_pool() {
-  static std::unique_ptr<Pool> instance = std::make_unique<Pool>(1, std::vector<int>{});
+// IEEE arithmetic while this lives, rounding to nearest and with denormals: workers have the modes of the thread that
+// started them, a caller may have others (torch.set_flush_denormal), and a result would depend on who computed it.
+class FloatModes {
+ public:
+  FloatModes() : found_(_mm_getcsr()) { _mm_setcsr(kDefault); }
+  ~FloatModes() { _mm_setcsr(found_); }
+  FloatModes(const FloatModes&) = delete;
+  FloatModes& operator=(const FloatModes&) = delete;
+
+ private:
+  static constexpr unsigned int kDefault = 0x1f80;
+  const unsigned int found_;
+};
+
+struct Current {
+  std::mutex guard;
+  std::shared_ptr<Pool> pool = std::make_shared<Pool>(1, std::vector<int>{});
+};
+
+// Never destroyed: when the process exits another thread may be in the middle of a plan. In a forked child the parent's
+// is left alone, its lock and its threads included, for nobody there would ever release or join them.
+Current*& the_current() {
+  static Current* instance = [] {
+    pthread_atfork(nullptr, nullptr, [] { the_current() = new Current; });
+    return new Current;
+  }();
   return instance;
 }
 
@@ -44,6 +69,7 @@ struct Pool::Region {
   explicit Region(std::vector<Phase> plan) : phases(std::move(plan)), progress(new Progress[phases.size()]) {}
 
   void work(int worker) {
+    const FloatModes modes;
     const int64_t begin = thread_nanoseconds();
     for (size_t p = 0; p < phases.size(); p++) {
       const int64_t num_items = phases[p].num_items;
@@ -51,7 +77,7 @@ struct Pool::Region {
       if (now.num_done.load(std::memory_order_acquire) == num_items) continue;
       int64_t item;
       while ((item = now.num_taken.fetch_add(1, std::memory_order_relaxed)) < num_items) {
-        phases[p].run(item, worker);
+        run_item(phases[p], item, worker);
         now.num_done.fetch_add(1, std::memory_order_release);
       }
       for (int spin = 0; now.num_done.load(std::memory_order_acquire) < num_items; spin++) {
@@ -66,8 +92,20 @@ struct Pool::Region {
     num_left.fetch_add(1, std::memory_order_release);
   }
 
+  // An item that fails counts as done, or no thread would ever leave its phase; those after it are passed over.
+  void run_item(const Phase& phase, int64_t item, int worker) {
+    if (has_failed.load(std::memory_order_relaxed)) return;
+    try {
+      phase.run(item, worker);
+    } catch (...) {
+      if (!has_failed.exchange(true)) failure = std::current_exception();
+    }
+  }
+
   const std::vector<Phase> phases;
   const std::unique_ptr<Progress[]> progress;
+  std::atomic<bool> has_failed{false};
+  std::exception_ptr failure;  // to be read when every item is done
   std::atomic<int64_t> cpu_nanoseconds{0};
   std::atomic<int> num_left{0};
 };
@@ -75,11 +113,18 @@ struct Pool::Region {
 Pool::Pool(int num_threads, const std::vector<int>& cpus) : num_threads_(num_threads) {
   for (int id = 1; id < num_threads; id++) {
     const int cpu = cpus.empty() ? -1 : cpus[id % cpus.size()];
-    workers_.emplace_back([this, id, cpu] { serve(id, cpu); });
+    try {
+      workers_.emplace_back([this, id, cpu] { serve(id, cpu); });
+    } catch (...) {
+      stop();
+      throw;
+    }
   }
 }
 
-Pool::~Pool() {
+Pool::~Pool() { stop(); }
+
+void Pool::stop() {
   is_stopping_.store(true);
   num_regions_.fetch_add(1);
   num_regions_.notify_all();
@@ -113,6 +158,7 @@ double Pool::run(std::vector<Phase> phases) {
   const int64_t begin = thread_nanoseconds();
   const std::unique_lock<std::mutex> lock(in_use_, std::try_to_lock);
   if (!lock.owns_lock() || num_threads_ == 1) {
+    const FloatModes modes;
     for (const Phase& phase : phases)
       for (int64_t item = 0; item < phase.num_items; item++) phase.run(item, 0);
     return static_cast<double>(thread_nanoseconds() - begin) * 1e-9;
@@ -125,6 +171,7 @@ double Pool::run(std::vector<Phase> phases) {
   num_regions_.fetch_add(1, std::memory_order_release);
   num_regions_.notify_all();
   region->work(0);
+  if (region->failure) std::rethrow_exception(region->failure);
   // Workers that were in time report within a microsecond. Those that weren't are not waited for: the sum that lacks
   // them shows that the step was contended.
   for (int spin = 0; spin < kSpinsForLateWorkers; spin++) {
@@ -134,11 +181,17 @@ double Pool::run(std::vector<Phase> phases) {
   return static_cast<double>(region->cpu_nanoseconds.load()) * 1e-9;
 }
 
-Pool& pool() { return *the_pool(); }
+std::shared_ptr<Pool> pool() {
+  Current& current = *the_current();
+  const std::lock_guard<std::mutex> lock(current.guard);
+  return current.pool;
+}
 
 void configure(int num_threads, const std::vector<int>& cpus) {
-  if (!cpus.empty()) pin_to(cpus[0]);
-  the_pool() = std::make_unique<Pool>(num_threads, cpus);
+  auto next = std::make_shared<Pool>(num_threads, cpus);
+  Current& current = *the_current();
+  const std::lock_guard<std::mutex> lock(current.guard);
+  current.pool.swap(next);
 }
 
 }  // namespace bowsprit

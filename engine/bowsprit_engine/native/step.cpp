@@ -61,20 +61,21 @@ std::string Model::fault(const Rows& rows) const {
 }
 
 double Model::step(const Rows& rows, float* hidden, float* logits) {
-  reserve(rows.num_rows);
+  const std::shared_ptr<Pool> threads = pool();
+  reserve(std::max(rows.num_rows, rows.num_logit_rows), threads->num_threads());
   plan_attention(rows);
-  return pool().run(plan(rows, hidden, logits));
+  return threads->run(plan(rows, threads->num_threads(), hidden, logits));
 }
 
-void Model::reserve(int64_t num_rows) {
-  scores_.resize(pool().num_threads());
+void Model::reserve(int64_t num_rows, int num_threads) {
+  scores_.resize(num_threads);
   if (num_rows <= capacity_) return;
-  capacity_ = num_rows;
   qkv_.resize(num_rows * qkv_width_);
   gate_up_.resize(num_rows * 2 * shape_.intermediate_size);
   normed_.resize(num_rows * shape_.hidden_size);
   attended_.resize(num_rows * shape_.num_heads * shape_.head_dim);
   activated_.resize(num_rows * shape_.intermediate_size);
+  capacity_ = num_rows;  // the last, for any of them may throw
 }
 
 void Model::plan_attention(const Rows& rows) {
@@ -98,11 +99,10 @@ Phase Model::each_row(int64_t num_rows, Function function) {
 }
 
 // Lambdas hold a copy of `rows` and pointers into buffers that stay as they are until the step ends.
-std::vector<Phase> Model::plan(const Rows& rows, float* hidden, float* logits) {
+std::vector<Phase> Model::plan(const Rows& rows, int threads, float* hidden, float* logits) {
   const int64_t num_rows = rows.num_rows, size = shape_.hidden_size, inner = shape_.intermediate_size;
   const int64_t kv_layer = num_blocks_ * shape_.num_kv_heads * 2 * kBlock * shape_.head_dim;
   const int64_t num_passes = static_cast<int64_t>(passes_.size()) * shape_.num_kv_heads * chunks_per_head_;
-  const int threads = pool().num_threads();
   Act *normed = normed_.data(), *attended = attended_.data(), *activated = activated_.data();
   float *qkv = qkv_.data(), *gate_up = gate_up_.data();
   const auto normalise = [=, this](const float* weight) {

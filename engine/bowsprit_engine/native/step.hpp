@@ -53,9 +53,9 @@ class Model {
     int64_t first_row, num_rows;
   };
 
-  void reserve(int64_t num_rows);
+  void reserve(int64_t num_rows, int num_threads);
   void plan_attention(const Rows& rows);
-  std::vector<Phase> plan(const Rows& rows, float* hidden, float* logits);
+  std::vector<Phase> plan(const Rows& rows, int threads, float* hidden, float* logits);
   // fn(row) for every row, a few rows per item.
   template <typename Function>
   static Phase each_row(int64_t num_rows, Function function);

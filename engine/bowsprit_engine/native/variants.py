@@ -25,6 +25,11 @@ COMMON_FLAGS = (
     "-fno-math-errno",
     "-static-libstdc++",
     "-static-libgcc",
+    # Each library keeps to itself: otherwise its own names, and the libstdc++ linked into it, are bound to those of
+    # libraries that were loaded before (torch's libstdc++, another variant).
+    "-Wl,-Bsymbolic",
+    "-Wl,--exclude-libs,ALL",
+    "-fno-gnu-unique",
 )
 
 
