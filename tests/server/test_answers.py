@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from bowsprit_engine.core.request import SpeculationParams
-from scripted_engine import END, ScriptedEngine
+from bowsprit_engine.server.prompts import PromptEncoder
+from scripted_engine import END, MAX_MODEL_LEN, ScriptedEngine
 from server.running_server import RunningServer, Serve
+from server.test_text_pieces import fallback_tokenizer
 
 
 async def test_a_chat_answer_has_the_shape_that_openai_clients_read(serve: Serve) -> None:
@@ -126,6 +130,16 @@ async def test_completion_logprobs_have_offsets_into_the_text(serve: Serve) -> N
         "top_logprobs": [{"a": -0.25}, {"b": -0.25}, {"c": -0.25}],
         "text_offset": [0, 1, 2],
     }
+
+
+async def test_a_text_completion_keeps_the_blank_before_its_first_word(serve: Serve) -> None:
+    """SentencePiece's decoder takes it away from a text that begins there; this one goes on with a prompt's."""
+    server: RunningServer = await serve(ScriptedEngine(answer=lambda request: [97, 97, END]))
+    assert server.lifecycle.served is not None
+    prompts = PromptEncoder(fallback_tokenizer(sea=97), max_model_len=MAX_MODEL_LEN)
+    server.lifecycle.served = dataclasses.replace(server.lifecycle.served, prompts=prompts)
+    answer = await server.complete([97])
+    assert answer.json()["choices"][0]["text"] == " sea sea"
 
 
 async def test_a_stop_string_ends_the_answer_before_it(serve: Serve) -> None:

@@ -13,9 +13,9 @@ from scripted_engine import byte_tokenizer
 TOKENIZER = byte_tokenizer()
 
 
-def fallback_tokenizer() -> PreTrainedTokenizerFast:
-    """As Llama 2's: token i is byte i, and a run of byte tokens decodes as a whole or not at all; 256 is a word."""
-    vocab = {f"<0x{byte:02X}>": byte for byte in range(256)} | {"▁sea": 256}
+def fallback_tokenizer(*, sea: int = 256) -> PreTrainedTokenizerFast:
+    """As Llama 2's: token i is byte i, and a run of byte tokens decodes as a whole or not at all; one is a word."""
+    vocab = {f"<0x{byte:02X}>": byte for byte in range(256) if byte != sea} | {"▁sea": sea}
     tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[], byte_fallback=True))
     tokenizer.decoder = decoders.Sequence(
         [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
