@@ -87,7 +87,7 @@ def eagle(runner: Runner, target: TargetRows, embedding: Tensor) -> Draft:
 
     def projected(states: Tensor, tokens: Tensor, begin: int) -> Tensor:
         pair = torch.cat([norm(embedding[tokens], head.eps), norm(states, head.eps)], dim=-1)
-        split = qkv(pair).unflatten(-1, (-1, HEAD_DIM))
+        split = qkv(pair).view(len(tokens), -1, HEAD_DIM)
         places = torch.arange(begin, begin + len(tokens))
         turned = rotated(split[:, : head.heads + head.kv_heads], places)
         keys[begin : begin + len(tokens)] = turned[:, head.heads :]
@@ -144,8 +144,8 @@ def _block_layer(layer: BlockLayer) -> Callable[[Tensor, Tensor, Tensor, Tensor]
     heads, kv_heads = layer.heads, layer.kv_heads
 
     def run(rows: Tensor, context: Tensor, new_places: Tensor, places: Tensor) -> Tensor:
-        new_keys, new_values = key_value(context).unflatten(-1, (-1, HEAD_DIM)).chunk(2, dim=1)
-        split = query_key_value(norm(rows, 1e-5)).unflatten(-1, (-1, HEAD_DIM))
+        new_keys, new_values = key_value(context).view(len(context), -1, HEAD_DIM).chunk(2, dim=1)
+        split = query_key_value(norm(rows, 1e-5)).view(len(rows), -1, HEAD_DIM)
         turned = rotated(split[:, : heads + kv_heads], places)
         keys[CONTEXT : CONTEXT + NEW_ROWS], values[CONTEXT : CONTEXT + NEW_ROWS] = (
             rotated(new_keys, new_places),

@@ -54,7 +54,7 @@ def compare(results: Path, traffic: Traffic, *, costs: Path) -> None:
         "matched / reached by position",
         "E 4",
         "E 8",
-        f"of {BASE}, E 4",
+        "E 4 over the first recurrent one",
     )
     pools = Table("stream", "drafters", "E", "goodput here", "with drafting", "goodput card", "with drafting")
     runs = {path.stem: json.loads(path.read_text()) for path in sorted(results.glob("*.json"))}
