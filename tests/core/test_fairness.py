@@ -72,7 +72,8 @@ def test_without_a_profile_or_streams_there_is_no_limit():
 
 def note_chunks(limits, added_steps, *, times=40):
     """Decode steps of 9.4 ms, then steps with the chunk that is allowed, longer by `added_steps(tokens)` of those."""
-    limits.note_step(num_decodes=1, num_tokens=0, context=0, seconds=9.4e-3)
+    for _ in range(50):
+        limits.note_step(num_decodes=1, num_tokens=0, context=0, seconds=9.4e-3)
     for index in range(times):
         tokens = limits.tokens(num_decodes=1, context=0)
         limits.note_step(num_decodes=1, num_tokens=tokens, context=0, seconds=9.4e-3 * (1 + added_steps(tokens, index)))
@@ -97,7 +98,8 @@ def test_steps_that_vary_leave_room_for_the_slow_ones():
 def test_a_step_of_streams_alone_is_the_measure_of_the_delay():
     """Measured at half of the profile's, it halves what prompts may add; other numbers of streams have their own."""
     limits = limits_of(STEEP)
-    limits.note_step(num_decodes=1, num_tokens=0, context=0, seconds=4.7e-3)
+    for _ in range(50):
+        limits.note_step(num_decodes=1, num_tokens=0, context=0, seconds=4.7e-3)
     assert beside(limits) == [5, *beside(limits_of(STEEP))[1:]]
 
 
@@ -116,6 +118,18 @@ class Priced:
             context=context,
             seconds=steep_milliseconds(num_decodes + num_tokens) / 1e3,
         )
+
+
+def test_a_step_that_something_else_held_up_moves_the_bound_by_little():
+    """Half a second in the first step of a stream, and two in one with a chunk: neither lasts."""
+    limits = limits_of(STEEP)
+    limits.note_step(num_decodes=1, num_tokens=0, context=0, seconds=0.5)
+    after_decode = limits.tokens(num_decodes=1, context=0)
+    note_chunks(limits, lambda tokens, index: 200.0 if index == 20 else 0.2 * tokens, times=21)
+    after_chunk = limits.tokens(num_decodes=1, context=0)
+    note_chunks(limits, lambda tokens, _: 0.2 * tokens, times=20)
+    assert 10 <= after_decode <= 12
+    assert 2 <= after_chunk < limits.tokens(num_decodes=1, context=0) <= 10
 
 
 @pytest.mark.parametrize(("delay_steps", "is_within"), [(2.0, True), (None, False)])

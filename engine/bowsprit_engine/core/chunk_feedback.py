@@ -3,14 +3,17 @@
 Decides the correction: measured over expected extra seconds of recent steps, and twice the mean deviation on top, since
 the bound is one of slow steps and not of average ones (the estimator of TCP's retransmission timeout: Jacobson,
 "Congestion Avoidance and Control", 1988, with a smaller multiple; sums instead of a mean of ratios, since a chunk of a
-few tokens says little). Refuses to know where expectations come from.
+few tokens says little). A step that something else held up counts as a slow one and no more. Refuses to know where
+expectations come from.
 """
 
 from __future__ import annotations
 
 KEEP = 7 / 8  # of the sums, per step with prompt tokens
 DEVIATIONS = 2.0
-STEP_GAIN = 1 / 32
+STEP_GAIN = 1 / 8
+SLOWEST_STEP = 2.0  # times what was known: more of it isn't the step's own time
+MOST_ADDED = 4.0  # times what was believed: likewise
 LEAST_CORRECTION = 0.5  # a profile that was measured on a busy machine isn't trusted to be slower than this
 PRIOR_STEPS = 0.05  # decode steps of extra time that went as expected, before any was measured
 
@@ -35,9 +38,15 @@ class ChunkFeedback:
         """A step's of so many decoding sequences and no prompt; None before one was measured."""
         return self._decode_seconds.get(num_decodes)
 
-    def note_decodes(self, num_decodes: int, seconds: float) -> None:
-        known = self._decode_seconds.get(num_decodes, seconds)
-        self._decode_seconds[num_decodes] = known + STEP_GAIN * (seconds - known)
+    def note_decodes(
+        self,
+        num_decodes: int,
+        seconds: float,
+        *,
+        expected: float,  # before any was measured
+    ) -> None:
+        known = self._decode_seconds.get(num_decodes, expected)
+        self._decode_seconds[num_decodes] = known + STEP_GAIN * (min(seconds, SLOWEST_STEP * known) - known)
 
     def note_added(
         self,
@@ -48,7 +57,9 @@ class ChunkFeedback:
     ) -> None:
         if self._expected == 0.0:
             self._measured = self._expected = PRIOR_STEPS * step
-        off = abs(seconds - expected * self._measured / self._expected)
+        believed = expected * self._measured / self._expected
+        seconds = min(max(0.0, seconds), MOST_ADDED * believed)
+        off = abs(seconds - believed)
         self._deviation = KEEP * self._deviation + (1 - KEEP) * off
         self._measured = KEEP * self._measured + (1 - KEEP) * seconds
         self._expected = KEEP * self._expected + (1 - KEEP) * expected

@@ -61,7 +61,7 @@ class ChunkLimits:
     def note_step(self, *, num_decodes: int, num_tokens: int, context: int, seconds: float) -> None:
         """What an uncontended step took that had decoding sequences, and no or some prompt tokens beside them."""
         if num_tokens == 0:
-            self._feedback.note_decodes(num_decodes, seconds)
+            self._feedback.note_decodes(num_decodes, seconds, expected=self._steps.seconds(num_decodes))
             return
         step = self._step_seconds(num_decodes)
         added = self._added(num_decodes=num_decodes, num_tokens=num_tokens, context=context)
