@@ -76,8 +76,22 @@ void score_blocks(const Run& run, int64_t block) {
   finish.template operator()<3>();
 }
 
-// A query's scores to unnormalised bf16 weights in place; returns 1 / their sum.
+// 2^x for x <= 0 to 2^-18 of itself (it is rounded to 2^-9 next), by a polynomial for x - floor(x); NaN passes through.
+inline Vec power_of_two(Vec x) {
+  x = max(splat(-126.0f), x);
+  const Vec r = _mm512_reduce_ps(x, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
+  Vec p = splat(0.0135341659f);
+  p = fma(p, r, splat(0.0520114638f));
+  p = fma(p, r, splat(0.241442755f));
+  p = fma(p, r, splat(0.693003833f));
+  p = fma(p, r, splat(1.00000262f));
+  return scale_by_power_of_two(p, x);  // which takes the floor of x itself
+}
+
+// A query's scores to unnormalised bf16 weights in place; returns 1 / their sum. At long contexts this is most of
+// attention: blocks go in pairs, so that rounding and adding take half the instructions.
 float soften(const Run& run, int q) {
+  constexpr float kLog2E = 1.44269504f;
   const int64_t first = run.queries[q].first_token, end = run.queries[q].num_tokens;
   const int64_t begin = first / kBlock * kBlock;
   const float* scores = run.scores + q * run.stride();
@@ -86,14 +100,26 @@ float soften(const Run& run, int q) {
     if (j + kWidth > end) value = keep_first(value, static_cast<int>(end - j), otherwise);
     return j < first ? drop_first(value, static_cast<int>(first - j), otherwise) : value;
   };
-  Vec highest = splat(kMinusInfinity);
-  for (int64_t j = begin; j < end; j += kWidth) highest = max(highest, seen(load(scores + j), j, kMinusInfinity));
-  const Vec top = splat(largest(highest));
+  Vec highest[2] = {splat(kMinusInfinity), splat(kMinusInfinity)};
+  for (int64_t j = begin; j < end; j += 2 * kWidth) {
+    highest[0] = max(highest[0], seen(load(scores + j), j, kMinusInfinity));
+    const int64_t next = j + kWidth;
+    if (next < end) highest[1] = max(highest[1], seen(load(scores + next), next, kMinusInfinity));
+  }
+  const Vec top = splat(-kLog2E * largest(max(highest[0], highest[1]))), log2e = splat(kLog2E);
+  const auto weight_of = [=](int64_t j) { return seen(power_of_two(fma(load(scores + j), log2e, top)), j, 0.0f); };
+  const __m512bh ones = (__m512bh)_mm512_set1_epi16(0x3f80);
   Vec total = zero();
-  for (int64_t j = begin; j < end; j += kWidth) {  // a weight lies before the score that is read next
-    const __m256bh rounded = _mm512_cvtneps_pbh(seen(exponential(sub(load(scores + j), top)), j, 0.0f));
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(weights + j), (__m256i)rounded);
-    total = add(total, _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32((__m256i)rounded), 16)));
+  int64_t j = begin;
+  for (; j + kWidth < end; j += 2 * kWidth) {  // weights lie before the scores that are read next
+    const __m512bh pair = _mm512_cvtne2ps_pbh(weight_of(j + kWidth), weight_of(j));
+    _mm512_storeu_si512(weights + j, (__m512i)pair);
+    total = _mm512_dpbf16_ps(total, pair, ones);
+  }
+  if (j < end) {
+    const __m256bh last = _mm512_cvtneps_pbh(weight_of(j));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(weights + j), (__m256i)last);
+    total = add(total, _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32((__m256i)last), 16)));
   }
   return 1.0f / sum(total);
 }
