@@ -136,9 +136,10 @@ class DrafterStats(WireModel):
     matched too. `extendable[i]`: sequence-steps in which position i was within its cap and its turn, and every earlier
     position was drafted; `drafted[i]`: those of them in which its token stood there. An engine of the previous version
     leaves the two out, and counts as reached only what was drafted. `opportunities`: sequence-steps in which it was
-    asked; `proposed`: those in which it proposed at least one token. `drafted_tokens` and `accepted_tokens`
-    count verified tokens only and exclude the bonus token. A count-based drafter that is held at 0 is scored on emitted
-    text: that counts in `opportunities`, `proposed`, `reached` and `matched`, and in nothing else.
+    asked, and of a count-based drafter also those in which asking wasn't worth it; `proposed`: those in which it
+    proposed at least one token. `drafted_tokens` and `accepted_tokens` count verified tokens only and exclude the bonus
+    token. A count-based drafter that is held at 0 is scored on emitted text where it is asked: that counts in
+    `opportunities`, `proposed`, `reached` and `matched`, and in nothing else.
     `draft_seconds`: wall seconds spent drafting. Of a drafter with a KV cache of its own: `kv_lag_tokens`, a gauge,
     tokens of live sequences that the target has computed and it hasn't; `not_finite`: drafts that ended in logits that
     are not finite. `shadow`: its candidate, where one is loaded; nothing of it is in the other figures.

@@ -6,7 +6,8 @@ from bowsprit_engine.core.counters import Counters
 from bowsprit_engine.speculation.proposal import Turn
 from bowsprit_engine.speculation.scoring import Watched
 from bowsprit_policy.wire import DrafterType
-from fakes import FakeDrafter
+from core.stepping import Stepping
+from fakes import FAKE_VOCAB, FakeDrafter
 
 
 def counted(*, turns=(), watched=()):
@@ -46,3 +47,15 @@ def test_what_is_held_at_zero_counts_as_reached_and_matched_and_not_as_drafted()
 
     assert (stats.opportunities, stats.proposed, stats.drafted_tokens, stats.drafted) == (2, 1, 0, ())
     assert (stats.reached, stats.matched) == ((2, 1, 1), (1, 1))
+
+
+def test_mode_fixed_drafts_in_every_step_however_hopeless():
+    """Each of them proposes: all of the answer but its first token, which comes from the prompt, and the last one."""
+    unsaid = FAKE_VOCAB - 1
+    hopeless = FakeDrafter(name="d", type=DrafterType.NGRAM, draft=lambda _: [unsaid] * 3)
+    stepping = Stepping(drafters=[hopeless], draft_tokens=3)
+    answer = stepping.answer("r", [1, 2, 3], max_tokens=60, ignore_eos=True)
+    stats = stepping.counters.drafter_stats(hopeless)
+
+    assert unsaid not in answer
+    assert stats.proposed == stats.opportunities == 58

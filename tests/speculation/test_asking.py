@@ -55,12 +55,14 @@ def live_sequence(request_id):
     )
 
 
-def run(pool, *, steps, cap=4, watch=0, request_id="r"):
+def run(pool, *, steps, cap=4, watch=0, request_id="r", bound_at=lambda step: False):
     """One token after another of the same text; per step, for how many sequences the drafter counts as asked."""
     live = live_sequence(request_id)
     asked = []
-    for _ in range(steps):
-        report = pool.draft([live], [{"counts": cap}], watch=[watch])
+    for step in range(steps):
+        is_bound = bound_at(step)
+        caps = {"counts": 4 if is_bound else cap}
+        report = pool.draft([live], [caps], watch=[watch], bound=[0] if is_bound else [])
         asked.append(report.asked.get("counts", 0))
         live.token_ids.append(TRUTH)
         pool.learn(live)
@@ -116,6 +118,22 @@ def test_a_hopeless_drafter_that_is_held_at_0_is_watched_at_every_eighth_step():
     run(DrafterPool([drafter], vocab_size=8), steps=400, cap=0, watch=4)
 
     assert 50 <= len(drafter.asked_at) <= 80
+
+
+def test_who_drafts_up_to_its_cap_whether_it_pays_or_not_is_asked_at_every_step():
+    """In mode Fixed, say."""
+    drafter = CountingDrafter()
+    run(DrafterPool([drafter], vocab_size=8), steps=100, bound_at=lambda step: True)
+
+    assert drafter.asked_at == list(range(1, 101))
+
+
+def test_a_probe_of_a_hopeless_drafter_that_is_held_at_0_asks_it():
+    """Whenever the last sample was."""
+    drafter = CountingDrafter()
+    run(DrafterPool([drafter], vocab_size=8), steps=400, cap=0, watch=4, bound_at=lambda step: step % 7 == 0)
+
+    assert {1 + step for step in range(0, 400, 7)} <= set(drafter.asked_at)
 
 
 class Text(list):

@@ -151,6 +151,60 @@ def test_a_head_that_costs_more_than_it_gains_is_not_asked_where_counts_propose(
     assert pool.draft([both], [{"counts": 2, "head": 3}]).asked_by_sequence == (("counts",),)
 
 
+class PricedHead:
+    """Says 7 four times, and takes 10 ms by the pool's clock for each token that it is asked for."""
+
+    name, type, state, reason, revision = "head", DrafterType.HEAD, DrafterState.ACTIVE, "", None
+
+    def __init__(self, monkeypatch):
+        self.asked, self._seconds = [], 0.0
+        monkeypatch.setattr("bowsprit_engine.speculation.pool.time.perf_counter", lambda: self._seconds)
+
+    def propose(self, contexts):
+        self.asked += [context.max_draft_tokens for context in contexts]
+        self._seconds += 0.01 * sum(context.max_draft_tokens for context in contexts)
+        return [Draft(token_ids=(7,) * context.max_draft_tokens) for context in contexts]
+
+    def forget(self, request_id):
+        pass
+
+
+def asked_lengths(monkeypatch, *, num_right, step_seconds, batch=1, bound=()):
+    """The last lengths asked of a head whose first `num_right` tokens come true, never more."""
+    head = PricedHead(monkeypatch)
+    pool = DrafterPool([head], vocab_size=10)
+    live = [sequence(f"{index}") for index in range(batch)]
+    for _ in range(60):
+        pool.note_step(step_seconds)
+        head.asked.clear()
+        pool.draft(live, [{"head": 4}] * batch, bound=bound)
+        for one in live:
+            emit(pool, one, *[7] * num_right, 5)
+    return head.asked
+
+
+@pytest.mark.parametrize(("num_right", "length"), [(4, 4), (1, 1), (0, None)])
+def test_a_head_is_asked_for_as_many_tokens_as_pay(monkeypatch, num_right, length):
+    """A token costs a tenth of a step: none that never comes true is asked for, nor any where none does."""
+    assert asked_lengths(monkeypatch, num_right=num_right, step_seconds=0.1) == ([] if length is None else [length])
+
+
+def test_a_head_that_is_dearer_than_what_it_brings_is_not_asked_even_where_nobody_else_drafts(monkeypatch):
+    """All four tokens come true and take eight steps."""
+    assert asked_lengths(monkeypatch, num_right=4, step_seconds=0.005) == []
+
+
+def test_a_head_keeps_the_whole_batch_waiting(monkeypatch):
+    """What pays for one sequence alone doesn't where eight wait for eight drafts."""
+    assert asked_lengths(monkeypatch, num_right=1, step_seconds=0.04) == [1]
+    assert asked_lengths(monkeypatch, num_right=1, step_seconds=0.04, batch=8) == []
+
+
+def test_a_sequence_that_is_bound_to_draft_gets_the_head_s_draft_up_to_its_cap(monkeypatch):
+    """A probe measures far positions too."""
+    assert asked_lengths(monkeypatch, num_right=0, step_seconds=0.005, bound=[0]) == [4]
+
+
 def test_what_is_held_at_zero_is_scored_on_the_emitted_text():
     """A draft waits until a token differs, and the next one is made then; nothing is proposed."""
     pool = DrafterPool([counts({"a": [4, 5, 6]})], vocab_size=10)

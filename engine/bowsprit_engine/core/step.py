@@ -148,37 +148,34 @@ class Stepper:
             sequence.forced(max(by_drafter.values(), default=0))
             for sequence, by_drafter in zip(plan.decodes, allowed, strict=True)
         ]
-        report = self._pool.draft(plan.decodes, allowed, watch=watch, forced=forced)
-        proposals = self._windowed(plan, report.proposals, probed) if caps.has_windows else report.proposals
+        bound = _bound(plan, caps, probed)
+        report = self._pool.draft(plan.decodes, allowed, watch=watch, forced=forced, bound=bound)
+        proposals = self._windowed(plan, report.proposals, bound)
         granted = [
             self._fitting(sequence, proposal) for sequence, proposal in zip(plan.decodes, proposals, strict=True)
         ]
         return dataclasses.replace(report, proposals=tuple(granted))
 
-    def _windowed(self, plan: StepPlan, proposals: Sequence[Proposal], probed: int | None) -> Sequence[Proposal]:
-        """As much of each proposal as pays in this step; a probe and who set a limit for itself get all of theirs."""
+    def _windowed(self, plan: StepPlan, proposals: Sequence[Proposal], bound: frozenset[int]) -> Sequence[Proposal]:
+        """As much of each proposal as pays in this step; those that are bound get all of theirs."""
         batch = len(plan.decodes)
-        is_free = [
-            index != probed and sequence.request.speculation.max_draft_tokens is None
-            for index, sequence in enumerate(plan.decodes)
-        ]
-        survivals = [proposal.survivals if free else () for proposal, free in zip(proposals, is_free, strict=True)]
-        bound = [proposal for proposal, free in zip(proposals, is_free, strict=True) if not free]
+        survivals = [() if index in bound else proposal.survivals for index, proposal in enumerate(proposals)]
+        granted = [proposals[index] for index in sorted(bound)]
         most = sum(map(len, survivals))
         if most == 0:
             return proposals
         curve = self._policy.curve(
             batch=batch,
-            rows=batch + sum(len(proposal.token_ids) for proposal in bound),
+            rows=batch + sum(len(proposal.token_ids) for proposal in granted),
             most=most,
             context=_mean_context(plan.decodes),
         )
         if not curve:
             return proposals
-        lengths = windows(survivals, curve, sure_tokens=batch + sum(sum(proposal.survivals) for proposal in bound))
+        lengths = windows(survivals, curve, sure_tokens=batch + sum(sum(proposal.survivals) for proposal in granted))
         return [
-            proposal.cut(length) if free else proposal
-            for proposal, length, free in zip(proposals, lengths, is_free, strict=True)
+            proposal if index in bound else proposal.cut(length)
+            for index, (proposal, length) in enumerate(zip(proposals, lengths, strict=True))
         ]
 
     def _fitting(self, sequence: LiveSequence, proposal: Proposal) -> Proposal:
@@ -308,3 +305,15 @@ class Stepper:
 
 def _mean_context(decodes: Sequence[LiveSequence]) -> float:
     return sum(len(sequence.token_ids) for sequence in decodes) / len(decodes) if decodes else 0.0
+
+
+def _bound(plan: StepPlan, caps: StepCaps, probed: int | None) -> frozenset[int]:
+    """Which decoding sequences draft up to their caps whether it pays or not: a probe, and who set its own limit.
+
+    In mode Fixed all do.
+    """
+    return frozenset(
+        index
+        for index, sequence in enumerate(plan.decodes)
+        if index == probed or not caps.has_windows or sequence.request.speculation.max_draft_tokens is not None
+    )

@@ -7,7 +7,7 @@ about (confidence.py) and what becomes of a draft (scoring.py).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -27,7 +27,8 @@ AHEAD = "+"  # marks tokens that follow another drafter's: they match more or le
 class PoolReport:
     """One step's drafting: a proposal per sequence; who was asked, proposed, and for how long.
 
-    `asked_by_sequence`: who was asked to begin, per sequence. Drafters held at 0 that are only watched are in none.
+    `asked_by_sequence`: whose turn it was to begin, per sequence; look-up that wasn't worth asking counts as asked, so
+    that E is of all steps. Drafters held at 0 that are only watched are in none.
     """
 
     proposals: tuple[Proposal, ...]
@@ -47,10 +48,12 @@ class Drafting:
         caps: Sequence[Mapping[str, int]],
         watch: Sequence[int],
         forced: Sequence[tuple[int, ...]],
+        bound: Collection[int],
     ) -> None:
         self._pool = pool
         self._sequences = sequences
         self._forced = forced
+        self._bound = frozenset(bound)
         self._caps = [
             {name: max(0, cap - len(first)) for name, cap in by_name.items()}
             for by_name, first in zip(caps, forced, strict=True)
@@ -68,15 +71,15 @@ class Drafting:
         counting = [drafter for drafter in active if drafter.type in COUNT_BASED]
         for drafter in counting:
             price = self._pool.price(drafter, batch=len(self._sequences))
-            allowed = [index for index, caps in enumerate(self._caps) if caps.get(drafter.name, 0) > 0]
-            due = [index for index in allowed if self._pool.record(drafter, self._sequences[index]).is_due(price=price)]
+            allowed = {index: cap for index, caps in enumerate(self._caps) if (cap := caps.get(drafter.name, 0)) > 0}
+            due = {index: cap for index, cap in allowed.items() if self._is_due(drafter, index, price)}
             self._ask(drafter, due, opportunities=allowed)
             self._watch_held(drafter, price)
         self._choose(counting)
         for drafter in active:
             if drafter.type not in COUNT_BASED:
                 free = [index for index, first in enumerate(self._forced) if not first]  # a head ignores `ahead`
-                worth = [index for index in free if self._is_worth(drafter, index)]
+                worth = {index: tokens for index in free if (tokens := self._tokens_worth(drafter, index)) > 0}
                 self._ask(drafter, worth, opportunities=worth)
                 self._choose([drafter])
         proposals = tuple(
@@ -90,25 +93,26 @@ class Drafting:
             asked_by_sequence=tuple(map(tuple, self._asked_of)),
         )
 
-    def _ask(self, drafter: Drafter, indices: Sequence[int], *, opportunities: Sequence[int]) -> None:
-        """`opportunities`: those who count as asked. One whom asking isn't worth now has no proposal, that is all."""
+    def _ask(self, drafter: Drafter, tokens: Mapping[int, int], *, opportunities: Collection[int]) -> None:
+        """`tokens`: most draft tokens, of whom is asked for. `opportunities`: who counts as asked for.
+
+        One for whom asking isn't worth it now has no proposal, that is all.
+        """
         if not opportunities:
             return
-        drafts, seconds = self._answers(drafter, indices)
+        drafts, seconds = self._answers(drafter, tokens)
         for index in opportunities:
             self._asked_of[index].append(drafter.name)
-        for index, draft in zip(indices, drafts, strict=True):
+        for index, draft in zip(tokens, drafts, strict=True):
             self._drafts[index][drafter.name] = draft
         self._asked[drafter.name] = len(opportunities)
         self._proposed[drafter.name] = sum(bool(draft.token_ids) for draft in drafts)
         self._seconds[drafter.name] = seconds
 
-    def _answers(self, drafter: Drafter, indices: Sequence[int]) -> tuple[Sequence[Draft], float]:
-        if not indices:
+    def _answers(self, drafter: Drafter, tokens: Mapping[int, int]) -> tuple[Sequence[Draft], float]:
+        if not tokens:
             return (), 0.0
-        return self._pool.propose(
-            drafter, [self._context(drafter, index, self._caps[index][drafter.name]) for index in indices]
-        )
+        return self._pool.propose(drafter, [self._context(drafter, index, most) for index, most in tokens.items()])
 
     def _context(self, drafter: Drafter, index: int, cap: int) -> DraftContext:
         sequence, ahead = self._sequences[index], self._forced[index]
@@ -134,12 +138,19 @@ class Drafting:
             candidate = self._pool.candidate(drafter, drafter.name, draft, others=(), sequence=sequence)
             self._pool.scores(sequence).keep(drafter.name, _pending(candidate, sequence, is_watched=True))
 
-    def _is_worth(self, drafter: Drafter, index: int) -> bool:
-        cap = self._caps[index].get(drafter.name, 0)
-        if cap == 0:
-            return False
-        best = self._best[index]
-        return best is None or self._pool.expected_gain(drafter, self._sequences[index], cap) > best.gain
+    def _is_due(self, drafter: Drafter, index: int, price: float) -> bool:
+        """Of a count-based one."""
+        return index in self._bound or self._pool.record(drafter, self._sequences[index]).is_due(price=price)
+
+    def _tokens_worth(self, drafter: Drafter, index: int) -> int:
+        """For how many tokens a costly one is asked; 0 where it isn't."""
+        cap, best = self._caps[index].get(drafter.name, 0), self._best[index]
+        is_bound = index in self._bound
+        if cap == 0 or (is_bound and best is None):
+            return cap
+        lengths = range(cap if is_bound else 1, cap + 1)
+        worth = self._pool.draft_worth_asking(drafter, self._sequences[index], lengths, batch=len(self._sequences))
+        return worth.draft_tokens if worth.gain > (0.0 if best is None else best.gain) else 0
 
     def _choose(self, drafters: Sequence[Drafter]) -> None:
         for index, sequence in enumerate(self._sequences):

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from itertools import repeat
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate, repeat
 
 from bowsprit_engine.core.sequence import LiveSequence
 from bowsprit_engine.speculation.asking import Record, price_of
@@ -31,6 +31,14 @@ logger = logging.getLogger(__name__)
 SECONDS_KEEP = 0.9  # of a drafter's seconds per token and of a step's, per step
 FORCED_PRIOR = 0.95  # P(a forced token matches), before any was judged
 AS_EXPECTED = 1  # bucket of the fortune of what nobody drafted
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorthAsking:
+    """A costly drafter's most promising length, and the tokens that such a draft is expected to gain, net."""
+
+    draft_tokens: int
+    gain: float
 
 
 class DrafterPool:
@@ -55,10 +63,11 @@ class DrafterPool:
         *,
         watch: Sequence[int] | None = None,  # per sequence: tokens for which a count-based drafter at 0 is scored
         forced: Sequence[tuple[int, ...]] | None = None,  # per sequence: what its grammar leaves no choice about
+        bound: Collection[int] = (),  # indices of sequences that are drafted up to their caps whether it pays or not
     ) -> PoolReport:
         """Ask the drafters, choose, compose. Nothing that is only watched is proposed; what is forced comes first."""
         nothing = [()] * len(sequences)
-        return Drafting(self, sequences, caps, watch or [0] * len(sequences), forced or nothing).report()
+        return Drafting(self, sequences, caps, watch or [0] * len(sequences), forced or nothing, bound).report()
 
     def learn(self, sequence: LiveSequence) -> list[Watched]:
         """A live sequence has new tokens: score drafts by them and let drafters learn."""
@@ -120,16 +129,22 @@ class DrafterPool:
             records[drafter.name] = Record(overall=self._overall.setdefault(drafter.name, Rate()))
         return records[drafter.name]
 
-    def expected_gain(self, drafter: Drafter, sequence: LiveSequence, cap: int) -> float:
-        """Tokens that a draft of a costly drafter is expected to add, before it is asked, less what it costs."""
+    def draft_worth_asking(
+        self, drafter: Drafter, sequence: LiveSequence, lengths: range, *, batch: int
+    ) -> WorthAsking:
+        """Of these lengths that at which a costly drafter is expected to gain most, before it is asked.
+
+        Gain: tokens that its draft is expected to add, less those that the batch would emit while it is made.
+        """
         fortune = self.scores(sequence).fortune(drafter.name).bucket
-        kinds = [TokenKind(drafter.name, position_bucket(i), None, None, fortune) for i in range(cap)]
+        kinds = [TokenKind(drafter.name, position_bucket(i), None, None, fortune) for i in range(lengths[-1])]
         prior = PRIORS[drafter.type].match
-        gain = sum(survivals_of(self._calibrator.probabilities(kinds, prior=prior)))
+        added = tuple(accumulate(survivals_of(self._calibrator.probabilities(kinds, prior=prior))))
         seconds = self._token_seconds.get(drafter.name)
-        if seconds is None or not self._step_seconds:
-            return gain
-        return gain - (1.0 + gain) * cap * seconds / self._step_seconds
+        price = batch * seconds / self._step_seconds if seconds is not None and self._step_seconds else 0.0
+        gains = {length: added[length - 1] - (1.0 + added[length - 1]) * length * price for length in lengths}
+        best = max(gains, key=gains.__getitem__)
+        return WorthAsking(draft_tokens=best, gain=gains[best])
 
     def candidate(
         self, drafter: Drafter, name: str, draft: Draft, *, others: Sequence[Sequence[int]], sequence: LiveSequence,
