@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+import pytest
 import torch
 
 from bowsprit_engine.model_settings import DrafterChoice
 from bowsprit_engine.speculation.drafters.base import DraftContext
 from bowsprit_engine.training.data import RequestFeatures, TokenSequence
 from bowsprit_engine.training.evaluate import (
+    LOOK_UPS,
     ServedPool,
     Traffic,
     Walk,
@@ -21,6 +23,7 @@ from bowsprit_engine.training.evaluate import (
     prepared,
     walks,
 )
+from bowsprit_policy.wire import COUNT_BASED
 from fakes import FakeDrafter
 from training.learnable import VOCAB, LearnableRunner, recorded, states_of
 
@@ -163,6 +166,25 @@ def test_acceptance_by_position_counts_only_drafts_that_reached_it() -> None:
 def test_acceptance_length_is_a_ratio_of_sums() -> None:
     """Long answers weigh more than short ones."""
     assert acceptance_length([Walk(steps=10, tokens=10), Walk(steps=10, tokens=30)]) == 2.0
+
+
+def test_look_up_learns_the_newest_of_the_other_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By arrival, whatever their order in the list: room is for one, and only the newer holds what was answered."""
+    monkeypatch.setattr("bowsprit_engine.training.evaluate.MAX_TAUGHT_TOKENS", 8)
+    answer = [5, 9, 4, 8, 3, 7, 2, 6]
+    others = [
+        TokenSequence(prompt_token_ids=(1, 2, 3), response_token_ids=tuple(response), arrival=arrival)
+        for arrival, response in ((1, answer), (0, [1] * 8))
+    ]
+    judged = request([1, 2, 3], answer, arrival=2)
+    (with_others,) = walks(Traffic(judged=[judged], others=others), None, pool("suffix=Suffix"))
+    (without,) = walks(Traffic(judged=[judged]), None, pool("suffix=Suffix"))
+    assert with_others.steps < without.steps
+
+
+def test_every_type_of_look_up_can_be_judged_beside_a_head() -> None:
+    """What the settings allow is what there is."""
+    assert LOOK_UPS.keys() == COUNT_BASED
 
 
 def test_the_same_traffic_is_judged_alike_every_time(runner: LearnableRunner) -> None:

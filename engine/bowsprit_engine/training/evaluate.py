@@ -34,7 +34,7 @@ BOOTSTRAP_SAMPLES = 2000
 ROWS_PER_CALL = 64  # rows that a head drafts for in one call
 CONFIDENCE = (2.5, 97.5)  # percentiles
 MAX_TAUGHT_TOKENS = 200_000  # of the newest requests that aren't judged: twice what look-up keeps, learned in 2 s
-COUNT_BASED: dict[DrafterType, Callable[[str], Drafter]] = {
+LOOK_UPS: dict[DrafterType, Callable[[str], Drafter]] = {
     DrafterType.NGRAM: lambda name: NGramDrafter(name=name),
     DrafterType.SUFFIX: lambda name: SuffixDrafter(name=name),
 }
@@ -131,7 +131,7 @@ def decode_rows(
 
 def walks(traffic: Traffic, head: PreparedHead | None, pool: ServedPool) -> list[Walk]:
     """One per judged request, in their order: the pool of count-based drafters and this head, where there is one."""
-    drafters = [COUNT_BASED[choice.type](choice.name) for choice in pool.beside]
+    drafters = [LOOK_UPS[choice.type](choice.name) for choice in pool.beside]
     caps = {drafter.name: pool.draft_tokens_max for drafter in drafters}
     if head is not None:
         drafters.append(head)
@@ -216,7 +216,9 @@ def _in_order_of_arrival(traffic: Traffic) -> Iterator[Recording]:
                 only_teaches=True,
             ),
         )
-        for index, request in enumerate(newest(traffic.others, max_tokens=MAX_TAUGHT_TOKENS))
+        for index, request in enumerate(
+            newest(sorted(traffic.others, key=lambda one: one.arrival), max_tokens=MAX_TAUGHT_TOKENS)
+        )
     ]
     return (recording for _, recording in sorted([*judged, *others], key=lambda entry: entry[0]))
 
