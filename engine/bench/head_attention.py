@@ -40,7 +40,7 @@ def attended(
     to_context = to_context.masked_fill(~is_seen[:, :, None, None, None, :], -math.inf)
     to_own = torch.einsum("brqkgd,brskd->brqkgs", grouped, own_keys)
     shares = functional.softmax(torch.cat([to_context, to_own], dim=-1), dim=-1)
-    context_shares, own_shares = shares.split([keys.shape[1], own_keys.shape[2]], dim=-1)
+    context_shares, own_shares = shares[..., : keys.shape[1]], shares[..., keys.shape[1] :]
     mixed = torch.einsum("brqkgt,btkd->brqkgd", context_shares, values)
     mixed = mixed + torch.einsum("brqkgs,brskd->brqkgd", own_shares, own_values)
     return mixed.reshape(b, r, q, heads * HEAD_DIM)
@@ -62,3 +62,10 @@ class Mlp(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         gate, up = functional.linear(x, self.gate_up).chunk(2, dim=-1)
         return functional.linear(functional.silu(gate) * up, self.down)
+
+
+def by_head(
+    x: Tensor,  # [..., heads * HEAD_DIM]
+) -> Tensor:  # [..., heads, HEAD_DIM]
+    """One row of numbers per attention head."""
+    return x.reshape(*x.shape[:-1], -1, HEAD_DIM)

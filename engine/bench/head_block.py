@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from bench.head_attention import HEAD_DIM, Mlp, attended, rotated, small
+from bench.head_attention import HEAD_DIM, Mlp, attended, by_head, rotated, small
 from bench.head_batch import HeadBatch, rows_at
 from bench.head_states import NUM_LAYERS_KEPT
 from bowsprit_engine.training.head import TargetRows, norm
@@ -34,7 +34,7 @@ class BlockLayer(nn.Module):
 
     def keys_values(self, normed: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
         """[..., D] to two of [..., kv_heads, HEAD_DIM]."""
-        keys, values = functional.linear(normed, self.key_value).unflatten(-1, (-1, HEAD_DIM)).chunk(2, dim=-2)
+        keys, values = by_head(functional.linear(normed, self.key_value)).chunk(2, dim=-2)
         return rotated(keys, places), values
 
     def forward(
@@ -47,10 +47,11 @@ class BlockLayer(nn.Module):
     ) -> Tensor:  # [B, R, K, D]
         """One layer."""
         normed = norm(block, eps) * self.scale
-        queries = rotated(functional.linear(normed, self.query).unflatten(-1, (-1, HEAD_DIM)), places)
+        queries = rotated(by_head(functional.linear(normed, self.query)), places)
         mixed = attended(queries, context, is_seen, self.keys_values(normed, places))
         block = block + functional.linear(mixed, self.out)
-        return block + self.mlp(norm(block, eps) * self.mlp_scale)
+        added: Tensor = self.mlp(norm(block, eps) * self.mlp_scale)
+        return block + added
 
 
 class BlockHead(nn.Module):
@@ -112,6 +113,7 @@ class BlockHead(nn.Module):
         block = self.begun(rows_at(fused, batch.anchors), batch.fed_tokens(0))
         places = batch.anchors[:, :, None] + 1 + torch.arange(self.block)
         for layer in self.layers:
+            assert isinstance(layer, BlockLayer)
             block = layer(block, layer.keys_values(context, everywhere), is_seen, places, self.eps)
         return list(block.unbind(dim=2))[:num_positions]
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from bench.head_attention import HEAD_DIM, Mlp, attended, rotated, small
+from bench.head_attention import HEAD_DIM, Mlp, attended, by_head, rotated, small
 from bench.head_batch import HeadBatch, rows_at
 from bench.head_states import NUM_LAYERS_KEPT
 from bowsprit_engine.training.head import TargetRows, norm
@@ -67,8 +67,8 @@ class EagleHead(nn.Module):
         """Of rows whose next token is known."""
         token = norm(self.embedding[token_ids], self.eps) * self.token_scale
         pair = torch.cat([token, norm(states, self.eps) * self.state_scale], dim=-1)
-        split = functional.linear(pair, self.qkv).unflatten(-1, (-1, HEAD_DIM))
-        queries, keys, values = split.split([self.heads, self.kv_heads, self.kv_heads], dim=-2)
+        heads = by_head(functional.linear(pair, self.qkv))
+        queries, keys, values = heads.tensor_split((self.heads, self.heads + self.kv_heads), dim=-2)
         return rotated(queries, places), rotated(keys, places), values
 
     def states(self, batch: HeadBatch, num_positions: int) -> list[Tensor]:  # of [B, R, D]
@@ -97,7 +97,8 @@ class EagleHead(nn.Module):
     def layer(self, state: Tensor, mixed: Tensor) -> Tensor:
         """The decoder layer from its attention's result on."""
         state = state + functional.linear(mixed, self.out)
-        return state + self.mlp(norm(state, self.eps) * self.mlp_scale)
+        added: Tensor = self.mlp(norm(state, self.eps) * self.mlp_scale)
+        return state + added
 
     def logits(self, state: Tensor) -> Tensor:
         """Over the draft vocabulary."""

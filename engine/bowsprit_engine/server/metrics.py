@@ -89,7 +89,9 @@ class EngineCollector(Collector):
             {n: d.drafted_tokens - d.accepted_tokens for n, d in drafters.items()},
         )
         yield counted(
-            "opportunities", "Sequence-steps in which it was its turn.", {n: d.opportunities for n, d in drafters.items()}
+            "opportunities",
+            "Sequence-steps in which it could draft.",
+            {n: d.opportunities for n, d in drafters.items()},
         )
         yield counted("proposed", "Sequence-steps in which it proposed.", {n: d.proposed for n, d in drafters.items()})
         yield counted("draft_seconds", "Seconds spent drafting.", {n: d.draft_seconds for n, d in drafters.items()})
