@@ -49,6 +49,18 @@ def test_offsets_are_those_of_the_characters_that_tokens_are_parts_of(text: str,
     assert expected == [offset for piece in pieces for offset in piece["text_offset"]]
 
 
+def test_a_blank_that_is_a_token_of_its_own_takes_a_place() -> None:
+    """As Llama 2 writes " 1"; decoded alone it is nothing."""
+    tokens = [TokenLogprob(token_id=token_id, logprob=-1.0) for token_id in (256, 257, 49, 256)]
+    assert CompletionLogprobs(FALLBACK_TOKENIZER).take(tokens)["text_offset"] == [0, 4, 5, 6]
+
+
+def test_a_token_that_the_tokenizer_does_not_know_takes_no_place() -> None:
+    """Models have rows of logits beyond their vocabulary."""
+    tokens = [TokenLogprob(token_id=token_id, logprob=-1.0) for token_id in (97, 100_000, 98)]
+    assert CompletionLogprobs(FALLBACK_TOKENIZER).take(tokens)["text_offset"] == [0, 1, 1]
+
+
 def test_a_token_that_is_no_text_takes_no_place() -> None:
     """An end token in the middle of an answer that ignores it."""
     tokens = [TokenLogprob(token_id=token_id, logprob=-1.0) for token_id in (97, END, 98)]

@@ -249,6 +249,26 @@ def test_shadows_of_two_drafters_share_the_time_in_turn():
     assert 0.9 * SHARE < (one.seconds + two.seconds) / one.step_seconds <= SHARE * (1 + 1e-9)
 
 
+class MovingClock(Clock):
+    """As a real one does: no two readings are the same."""
+
+    def __call__(self):
+        self.now += 1e-7
+        return self.now
+
+
+def test_a_broken_one_keeps_no_other_waiting():
+    """Looking at it takes next to nothing, and that isn't taken from the other's time."""
+    clock = MovingClock()
+    shadows, _ = shadowed(raising, clock=clock)
+    other = clock.costing(lambda: STEP_SECONDS / 4, right())
+    shadows.put(RevisedHead({}, name="other"), CANDIDATE, ("new", other), draft_tokens_max=4)
+
+    run(shadows, [live()], steps=2000)
+
+    assert shadows.stats("other").sequence_steps > 20
+
+
 @pytest.mark.parametrize(
     "sequence",
     [

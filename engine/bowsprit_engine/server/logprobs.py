@@ -56,9 +56,10 @@ class CompletionLogprobs:
 
     def _offset(self, token_id: int) -> int:
         """The character that a token begins in, from 0."""
-        if not self._reader.decode([token_id], skip_special_tokens=True):
-            return self._num_begun
+        text, text_or_name = (self._reader.decode([token_id], skip_special_tokens=skips) for skips in (True, False))
         written = token_bytes(token_id, self._reader)
+        if not written or (not text and text_or_name):  # a lone blank of SentencePiece is neither
+            return self._num_begun
         is_inside = _continues(written[0]) and self._num_begun > 0
         offset = self._num_begun - is_inside
         self._num_begun += sum(not _continues(byte) for byte in written)

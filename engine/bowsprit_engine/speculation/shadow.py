@@ -150,17 +150,21 @@ class Shadows:
         self._allowance.earn(seconds)
         for shadow in tuple(self._shadows.values()):
             shadow.step_seconds += seconds
+            if shadow.weights is None:
+                continue
             begin = self._clock()
             for waiting in tuple(shadow.waiting.values()):
                 self._score(shadow, waiting)
-            has_drafted = self._allowance.is_enough and self._draft(shadow, running)
+            is_its_turn = self._allowance.is_enough
+            has_drafted = is_its_turn and self._draft(shadow, running)
             spent = self._clock() - begin
             shadow.seconds += spent
             if has_drafted:
                 self._allowance.spend_on_piece(spent)
-                self._to_the_end(shadow)
             else:
                 self._allowance.spend(spent)
+            if is_its_turn:  # also one that had nobody to draft for: others shan't wait for it
+                self._to_the_end(shadow)
 
     def forget(self, sequence: LiveSequence) -> None:
         """The sequence ended: its text is all there will be."""
