@@ -14,7 +14,7 @@ TOKENIZER = byte_tokenizer()
 
 
 def fallback_tokenizer(*, sea: int = 256) -> PreTrainedTokenizerFast:
-    """As Llama 2's: token i is byte i, and a run of byte tokens decodes as a whole or not at all; a word and a blank too."""
+    """As Llama 2's: token i is byte i, and a run of them decodes as a whole or not at all; a word and a blank too."""
     vocab = {f"<0x{byte:02X}>": byte for byte in range(256) if byte != sea} | {"▁sea": sea, "▁": 257}
     tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[], byte_fallback=True))
     tokenizer.decoder = decoders.Sequence(
