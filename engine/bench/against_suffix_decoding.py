@@ -24,12 +24,11 @@ from rich.table import Table
 
 from bench import installation
 from bench.fixed_cap_replay import Counted, replay
-from bench.recorded_answers import Answer, read
+from bench.recorded_answers import STREAMS, Answer, read
 from bowsprit_engine.speculation.drafters.base import DraftContext, Drafter, LearningDrafter
 from bowsprit_engine.speculation.drafters.ngram import NGramDrafter
 from bowsprit_engine.speculation.drafters.suffix import SuffixDrafter
 
-STREAMS = ("recurring", "tools", "chat", "editing", "noise")
 WORKER_SECONDS = 900.0
 DEFAULTS: Mapping[str, float] = {"max_tree_depth": 64, "max_spec_factor": 1.0, "min_token_prob": 0.1}
 GRID: Sequence[Mapping[str, float]] = [

@@ -17,7 +17,7 @@ from typing import Any
 from bench.prompts import human_eval_programs
 from bench.streams import NARROW_FILES, Messages, data_folder, is_narrow, mixed_stream, read_rows
 from bench.tool_accuracy import FILES as SCHEMA_FILES
-from bench.tool_accuracy import _tool as tool_of
+from bench.tool_accuracy import tool_of
 
 NUM_AGENT_TOOLS = 6
 PROGRAM = "\n\n```python\n{program}```"
@@ -50,8 +50,8 @@ def streams(*, learned: int, judged: int, seed: int) -> list[StreamOf]:
     return [
         StreamOf(name="editing", questions=tuple(islice(_edits(seed), judged)), judged=judged, max_tokens=128),
         StreamOf(name="recurring", questions=_agent(learned + judged, seed), judged=judged, max_tokens=64),
-        StreamOf(name="tools", questions=_tools(learned + judged, seed), judged=judged, max_tokens=64),
-        StreamOf(name="chat", questions=_chat(judged * 2, seed), judged=judged, max_tokens=64),
+        StreamOf(name="tools", questions=tool_questions(learned + judged, seed), judged=judged, max_tokens=64),
+        StreamOf(name="chat", questions=chat_questions(judged * 2, seed), judged=judged, max_tokens=64),
         StreamOf(name="noise", questions=_noise(few, seed), judged=few, max_tokens=64),
     ]
 
@@ -78,7 +78,7 @@ def _agent(n: int, seed: int) -> tuple[Question, ...]:
     )
 
 
-def _tools(n: int, seed: int) -> tuple[Question, ...]:
+def tool_questions(n: int, seed: int) -> tuple[Question, ...]:
     """Every question under its own functions' schemas, answers are calls of them."""
     rows = [row for name in SCHEMA_FILES for row in read_rows(data_folder() / f"BFCL_v4_{name}.json")]
     fitting = [row for row in rows if len(str(row["function"])) < 1200 and len(str(row["question"])) < 400]
@@ -95,7 +95,7 @@ def _tools(n: int, seed: int) -> tuple[Question, ...]:
     )
 
 
-def _chat(n: int, seed: int) -> tuple[Question, ...]:
+def chat_questions(n: int, seed: int) -> tuple[Question, ...]:
     """Questions of every kind without any function: the model just talks."""
     questions = [messages[-1]["content"] for messages in mixed_stream(n, seed)]
     return tuple(Question(messages=_asked("You are a helpful assistant.", text)) for text in questions)

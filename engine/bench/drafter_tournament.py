@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.drafter_streams import streams
-from bench.recorded_answers import STREAM_SEED, Answer, grammar_compiler, read
+from bench.recorded_answers import STREAM_SEED, STREAMS, Answer, grammar_compiler, read
 from bowsprit_engine.core.grammar import CompiledGrammar
 from bowsprit_engine.model_settings import ModelSettings
 from bowsprit_engine.models import LoadedModel
@@ -40,7 +40,6 @@ from bowsprit_engine.training.data import TokenSequence
 from bowsprit_engine.training.features import StateReader
 from bowsprit_policy.wire import DrafterType, Profile
 
-STREAMS = ("recurring", "tools", "chat", "editing", "noise")
 VOCAB_SIZE = 1 << 20  # no recorded token is beyond it
 # Of a model of 8 billion bfloat16 weights on a card that reads 3.35 TB/s and reaches half of 989 TFLOP/s: a roofline,
 # no measurement.

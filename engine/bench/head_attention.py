@@ -1,4 +1,4 @@
-"""What the compared heads with attention share: rotated queries and keys, and attention over two sets of keys."""
+"""What the compared heads with attention share: what they begin from, rotated queries and keys, two sets of keys."""
 
 from __future__ import annotations
 
@@ -8,8 +8,62 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from bench.head_batch import HeadBatch
+from bench.head_states import NUM_LAYERS_KEPT
+from bowsprit_engine.training.head import TargetRows, norm
+
 HEAD_DIM = 64
 ROPE_THETA = 10_000.0
+
+
+class FusedHead(nn.Module):
+    """A head that begins from the target's states of three layers and attends to earlier rows of them.
+
+    `fuse` begins as the last layer's state, so an untrained head repeats the target's last distribution. `window`:
+    verified rows that are attended to, None for all.
+    """
+
+    def __init__(
+        self,
+        target: TargetRows,
+        embedding: Tensor,  # [vocabulary, D]
+        *,
+        eps: float,
+        window: int | None,
+    ) -> None:
+        super().__init__()
+        d = target.final_norm.numel()
+        self.eps, self.window = eps, window
+        self.fuse = nn.Parameter(
+            torch.cat([torch.zeros(d, d * (NUM_LAYERS_KEPT - 1)), torch.eye(d)], dim=1).contiguous()
+        )
+        self.output_scale = nn.Parameter(target.final_norm.clone())
+        self.register_buffer("lm_head", target.lm_head, persistent=False)
+        self.register_buffer("embedding", embedding, persistent=False)
+        self.lm_head: Tensor
+        self.embedding: Tensor
+
+    def fused(
+        self,
+        features: Tensor,  # [..., 3, D]
+    ) -> Tensor:  # [..., D]
+        """g."""
+        return functional.linear(norm(features, self.eps).flatten(-2), self.fuse)
+
+    def seen_from(
+        self,
+        batch: HeadBatch,
+        everywhere: Tensor,  # [B, T] places of the rows
+    ) -> Tensor:  # [B, R, T] bool
+        """Which verified rows each anchor attends to."""
+        is_seen = everywhere[:, None, :] <= batch.anchors[:, :, None]
+        if self.window is None:
+            return is_seen
+        return is_seen & (everywhere[:, None, :] > batch.anchors[:, :, None] - self.window)
+
+    def logits(self, state: Tensor) -> Tensor:
+        """Over the draft vocabulary."""
+        return functional.linear(norm(state, self.eps) * self.output_scale, self.lm_head)
 
 
 def rotated(

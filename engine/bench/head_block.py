@@ -13,9 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from bench.head_attention import HEAD_DIM, Mlp, attended, by_head, rotated, small
+from bench.head_attention import HEAD_DIM, FusedHead, Mlp, attended, by_head, rotated, small
 from bench.head_batch import HeadBatch, rows_at
-from bench.head_states import NUM_LAYERS_KEPT
 from bowsprit_engine.training.head import TargetRows, norm
 
 
@@ -54,7 +53,7 @@ class BlockLayer(nn.Module):
         return block + added
 
 
-class BlockHead(nn.Module):
+class BlockHead(FusedHead):
     """`block`: positions of a draft, fixed when trained."""
 
     def __init__(
@@ -69,32 +68,16 @@ class BlockHead(nn.Module):
         kv_heads: int = 3,
         window: int | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(target, embedding, eps=eps, window=window)
         d = target.final_norm.numel()
-        self.eps, self.window = eps, window
-        self.fuse = nn.Parameter(
-            torch.cat([torch.zeros(d, d * (NUM_LAYERS_KEPT - 1)), torch.eye(d)], dim=1).contiguous()
-        )
         self.token = small(d, d, gain=0.1)
         self.slots = nn.Parameter(torch.randn(block, d) * 0.1)
         self.context_scale = nn.Parameter(torch.ones(d))
         self.layers = nn.ModuleList(BlockLayer(d, intermediate_size, kv_heads) for _ in range(num_layers))
-        self.output_scale = nn.Parameter(target.final_norm.clone())
-        self.register_buffer("lm_head", target.lm_head, persistent=False)
-        self.register_buffer("embedding", embedding, persistent=False)
-        self.lm_head: Tensor
-        self.embedding: Tensor
 
     @property
     def block(self) -> int:
         return len(self.slots)
-
-    def fused(
-        self,
-        features: Tensor,  # [..., 3, D]
-    ) -> Tensor:  # [..., D]
-        """g."""
-        return functional.linear(norm(features, self.eps).flatten(-2), self.fuse)
 
     def begun(self, fused: Tensor, token_ids: Tensor) -> Tensor:  # [..., D] and [...] to [..., K, D]
         """x before the first layer."""
@@ -106,9 +89,7 @@ class BlockHead(nn.Module):
         fused = self.fused(batch.features)
         b, t = fused.shape[:2]
         everywhere = torch.arange(t).expand(b, t)
-        is_seen = everywhere[:, None, :] <= batch.anchors[:, :, None]
-        if self.window is not None:
-            is_seen = is_seen & (everywhere[:, None, :] > batch.anchors[:, :, None] - self.window)
+        is_seen = self.seen_from(batch, everywhere)
         context = norm(fused, self.eps) * self.context_scale
         block = self.begun(rows_at(fused, batch.anchors), batch.fed_tokens(0))
         places = batch.anchors[:, :, None] + 1 + torch.arange(self.block)
@@ -116,7 +97,3 @@ class BlockHead(nn.Module):
             assert isinstance(layer, BlockLayer)
             block = layer(block, layer.keys_values(context, everywhere), is_seen, places, self.eps)
         return list(block.unbind(dim=2))[:num_positions]
-
-    def logits(self, state: Tensor) -> Tensor:
-        """Over the draft vocabulary."""
-        return functional.linear(norm(state, self.eps) * self.output_scale, self.lm_head)

@@ -4,8 +4,7 @@
     a   = g + attention([norm(embed(token)), norm(g)]);  a' = a + mlp(norm(a));  logits = lm_head(norm(a') * c)
 
 Further positions take a' in place of g (training-time test): they attend to the target's rows up to the anchor, and to
-their own rows after it. `fuse` begins as the last layer's state, so an untrained head repeats the target's last
-distribution, as the recurrent one does. A serving form keeps keys and values of every verified row.
+their own rows after it. A serving form keeps keys and values of every verified row.
 """
 
 from __future__ import annotations
@@ -14,14 +13,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from bench.head_attention import HEAD_DIM, Mlp, attended, by_head, rotated, small
+from bench.head_attention import HEAD_DIM, FusedHead, Mlp, attended, by_head, rotated, small
 from bench.head_batch import HeadBatch, rows_at
-from bench.head_states import NUM_LAYERS_KEPT
 from bowsprit_engine.training.head import TargetRows, norm
 
 
-class EagleHead(nn.Module):
-    """`window`: verified rows that are attended to, None for all."""
+class EagleHead(FusedHead):
+    """One layer, asked again for every drafted token."""
 
     def __init__(
         self,
@@ -33,30 +31,15 @@ class EagleHead(nn.Module):
         kv_heads: int = 3,
         window: int | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(target, embedding, eps=eps, window=window)
         d = target.final_norm.numel()
-        self.eps, self.window, self.heads, self.kv_heads = eps, window, d // HEAD_DIM, kv_heads
-        self.fuse = nn.Parameter(
-            torch.cat([torch.zeros(d, d * (NUM_LAYERS_KEPT - 1)), torch.eye(d)], dim=1).contiguous()
-        )
+        self.heads, self.kv_heads = d // HEAD_DIM, kv_heads
         self.state_scale = nn.Parameter(torch.ones(d))
         self.token_scale = nn.Parameter(torch.ones(d))
         self.qkv = small((self.heads + 2 * kv_heads) * HEAD_DIM, 2 * d)
         self.out = small(d, self.heads * HEAD_DIM, gain=0.1)
         self.mlp_scale = nn.Parameter(torch.ones(d))
         self.mlp = Mlp(d, intermediate_size)
-        self.output_scale = nn.Parameter(target.final_norm.clone())
-        self.register_buffer("lm_head", target.lm_head, persistent=False)
-        self.register_buffer("embedding", embedding, persistent=False)
-        self.lm_head: Tensor
-        self.embedding: Tensor
-
-    def fused(
-        self,
-        features: Tensor,  # [..., 3, D]
-    ) -> Tensor:  # [..., D]
-        """g."""
-        return functional.linear(norm(features, self.eps).flatten(-2), self.fuse)
 
     def projected(
         self,
@@ -77,9 +60,7 @@ class EagleHead(nn.Module):
         b, t = fused.shape[:2]
         everywhere = torch.arange(t).expand(b, t)
         queries, keys, values = self.projected(fused, batch.tokens[:, 1:], everywhere)
-        is_seen = everywhere[:, None, :] <= batch.anchors[:, :, None]
-        if self.window is not None:
-            is_seen = is_seen & (everywhere[:, None, :] > batch.anchors[:, :, None] - self.window)
+        is_seen = self.seen_from(batch, everywhere)
         state, queries = rows_at(fused, batch.anchors), rows_at(queries, batch.anchors)
         own_keys = keys.new_zeros(b, batch.anchors.shape[1], 0, self.kv_heads, HEAD_DIM)
         own_values = own_keys
@@ -99,7 +80,3 @@ class EagleHead(nn.Module):
         state = state + functional.linear(mixed, self.out)
         added: Tensor = self.mlp(norm(state, self.eps) * self.mlp_scale)
         return state + added
-
-    def logits(self, state: Tensor) -> Tensor:
-        """Over the draft vocabulary."""
-        return functional.linear(norm(state, self.eps) * self.output_scale, self.lm_head)

@@ -18,7 +18,7 @@ from typing import Annotated
 
 import typer
 
-from bench.drafter_streams import Question, StreamOf, _chat, _tools
+from bench.drafter_streams import Question, StreamOf, chat_questions, tool_questions
 from bench.recorded_answers import Answer, read, record
 from bowsprit_engine.model_settings import ModelSettings
 from bowsprit_engine.server import assembly
@@ -42,7 +42,7 @@ class Traffic:
 
 def stream(*, seed: int = 1) -> StreamOf:
     """All questions in order of arrival; those that judge are last. A question may be asked in several rounds."""
-    chat, tools = _chat(CHAT_QUESTIONS, seed), _tools(TOOL_QUESTIONS, seed)
+    chat, tools = chat_questions(CHAT_QUESTIONS, seed), tool_questions(TOOL_QUESTIONS, seed)
     learned: list[Question] = []
     for number, temperature in enumerate(TEMPERATURES):
         asked = [replace(question, temperature=temperature) for question in chat if not is_held_out(question)]

@@ -19,9 +19,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from bench.recorded_answers import Answer, read
+from bench.recorded_answers import STREAMS, Answer, read
 
-STREAMS = ("recurring", "tools", "chat", "editing", "noise")
 CONTEXTS = (4, 2, 1, 0)  # tokens before a place that must equal the last ones of the text
 
 Longest = Callable[[int], int]  # index in prompt + answer -> tokens from there on that the oracle drafts rightly

@@ -30,6 +30,7 @@ from bowsprit_engine.server.structured import json_source
 
 BATCH = 8
 STREAM_SEED = 1
+STREAMS = ("recurring", "tools", "chat", "editing", "noise")  # in the order of tables
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

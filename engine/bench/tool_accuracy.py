@@ -38,7 +38,7 @@ def questions(n: int, seed: int) -> list[tuple[str, list[dict[str, Any]], list[d
     """(id, messages, tools) of `n` one-turn questions. Raises ValueError when the data holds fewer."""
     rows = [row for name in FILES for row in read_rows(data_folder() / f"BFCL_v4_{name}.json")]
     chosen = random.Random(seed).sample(rows, n)
-    return [(row["id"], row["question"][0], [_tool(function) for function in row["function"]]) for row in chosen]
+    return [(row["id"], row["question"][0], [tool_of(function) for function in row["function"]]) for row in chosen]
 
 
 def check(client: openai.OpenAI, *, model: str, n: int, seed: int, max_tokens: int) -> Result:
@@ -75,7 +75,7 @@ def _problems(choice: Any, tools: list[dict[str, Any]]) -> Iterator[str]:
             yield f"{call.function.name}: {error}"
 
 
-def _tool(function: Mapping[str, Any]) -> dict[str, Any]:
+def tool_of(function: Mapping[str, Any]) -> dict[str, Any]:
     """A function of the data as OpenAI's: its types are Python's."""
     parameters = _schema(function["parameters"])
     name = function["name"].replace(".", "_")[:64]

@@ -20,9 +20,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from bench.drafter_tournament import STREAMS, Curve, card, profiled
+from bench.drafter_tournament import Curve, card, profiled
 from bench.next_token_counts import Followers, Lookup
-from bench.recorded_answers import Answer, read
+from bench.recorded_answers import STREAMS, Answer, read
 from bowsprit_engine.speculation.drafters.suffix import LEAD
 from bowsprit_engine.speculation.windows import windows
 
