@@ -15,6 +15,7 @@ from bench import plan, window
 from bench.plan import Case
 from bench.prompts import Prompt
 from bench.protocol import Answer, Task, WorkerError
+from bowsprit_engine.speculation.verify import num_leading_equal
 
 TASK_SECONDS = 900.0
 
@@ -111,4 +112,4 @@ def rate(case: Case, answer: Answer) -> float:
 
 def _same_start(ours: Answer, theirs: Answer) -> float:
     pairs = list(zip(ours.token_ids, theirs.token_ids, strict=True))
-    return sum(window.leading_equal(one, other) for one, other in pairs) / len(pairs)
+    return sum(num_leading_equal(one, other) for one, other in pairs) / len(pairs)

@@ -48,14 +48,6 @@ def tokens_per_step(answer: Answer) -> float | None:
     return num_tokens / num_steps if num_steps else None
 
 
-def leading_equal(ours: tuple[int, ...], theirs: tuple[int, ...]) -> int:
-    """How many tokens two answers share from the start: whether two engines hold the same weights and prompt."""
-    for index, (one, other) in enumerate(zip(ours, theirs, strict=False)):
-        if one != other:
-            return index
-    return min(len(ours), len(theirs))
-
-
 def _aligned(emissions: Sequence[Sequence[Emission]]) -> list[list[Emission]]:
     """Every emission at the moment its step's last one came.
 

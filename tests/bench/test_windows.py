@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bench.protocol import Answer, Emission
-from bench.window import Decoding, decoding, leading_equal, prefill_seconds, tokens_per_step
+from bench.window import Decoding, decoding, prefill_seconds, tokens_per_step
 
 
 def answer(*sequences: list[tuple[float, int]]) -> Answer:
@@ -59,14 +59,3 @@ def test_sequences_that_never_decode_together_have_no_window() -> None:
     """Nothing can be said of that batch."""
     with pytest.raises(ValueError, match="no window"):
         decoding(answer([(1.0, 1), (2.0, 2)], [(3.0, 1), (4.0, 2)]))
-
-
-@pytest.mark.parametrize(
-    ("ours", "theirs", "expected"),
-    [((1, 2, 3), (1, 2, 4), 2), ((1, 2), (1, 2, 3), 2), ((5,), (6,), 0), ((), (1,), 0)],
-)
-def test_answers_share_what_is_equal_from_the_start(
-    ours: tuple[int, ...], theirs: tuple[int, ...], expected: int
-) -> None:
-    """Up to the first difference, or the shorter one's end."""
-    assert leading_equal(ours, theirs) == expected

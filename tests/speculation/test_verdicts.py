@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bowsprit_engine.speculation.verify import Verdict, judge
+from bowsprit_engine.speculation.verify import Verdict, judge, num_leading_equal
 
 STOP = 9
 
@@ -36,3 +36,12 @@ def test_a_draft_without_its_bonus_row_is_a_mistake():
     """k drafts need k + 1 drawn tokens."""
     with pytest.raises(ValueError, match="2 drawn tokens for 2 drafts"):
         judge(drawn=[5, 6], draft=[5, 6], stop_token_ids=())
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "expected"),
+    [((1, 2, 3), (1, 2, 4), 2), ((1, 2), (1, 2, 3), 2), ((5,), (6,), 0), ((), (1,), 0), ([1, 2], (1, 2), 2)],
+)
+def test_sequences_share_what_is_equal_from_the_start(ours, theirs, expected):
+    """Up to the first difference, or the shorter one's end."""
+    assert num_leading_equal(ours, theirs) == expected

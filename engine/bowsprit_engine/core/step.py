@@ -20,7 +20,7 @@ from bowsprit_engine.core.sampling import Sampler
 from bowsprit_engine.core.scheduler import Scheduler, StepPlan
 from bowsprit_engine.core.sequence import LiveSequence
 from bowsprit_engine.speculation.costs import CellKey
-from bowsprit_engine.speculation.drafting import PoolReport
+from bowsprit_engine.speculation.drafting import PoolReport, forced_of
 from bowsprit_engine.speculation.policy import Outcome, PolicyExecutor, StepCaps
 from bowsprit_engine.speculation.pool import DrafterPool
 from bowsprit_engine.speculation.proposal import Proposal, turns
@@ -144,10 +144,7 @@ class Stepper:
         self, plan: StepPlan, caps: StepCaps, allowed: Sequence[Mapping[str, int]], probed: int | None
     ) -> PoolReport:
         watch = [caps.watch * sequence.request.speculation.enabled for sequence in plan.decodes]
-        forced = [
-            sequence.forced(max(by_drafter.values(), default=0))
-            for sequence, by_drafter in zip(plan.decodes, allowed, strict=True)
-        ]
+        forced = forced_of(plan.decodes, allowed)
         bound = _bound(plan, caps, probed)
         report = self._pool.draft(plan.decodes, allowed, watch=watch, forced=forced, bound=bound)
         proposals = self._windowed(plan, report.proposals, bound)

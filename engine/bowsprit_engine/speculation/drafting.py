@@ -215,6 +215,17 @@ class Drafting:
         return proposal
 
 
+def forced_of(
+    sequences: Sequence[LiveSequence],
+    caps: Sequence[Mapping[str, int]],  # per sequence: most draft tokens by drafter name
+) -> list[tuple[int, ...]]:
+    """Per sequence, what its grammar leaves no choice about, as far as anybody may draft."""
+    return [
+        sequence.forced(max(by_drafter.values(), default=0))
+        for sequence, by_drafter in zip(sequences, caps, strict=True)
+    ]
+
+
 def context_of(sequence: LiveSequence, cap: int, *, ahead: tuple[int, ...] = ()) -> DraftContext:
     """What a drafter may look at. `cap`: most tokens."""
     request = sequence.request

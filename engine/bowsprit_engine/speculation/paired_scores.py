@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from bowsprit_engine.speculation.verify import num_leading_equal
 from bowsprit_policy.wire import ShadowScores
 
 
@@ -28,14 +29,7 @@ class Pair:
     def is_decided(self, emitted: Sequence[int]) -> bool:
         """Whether more text can change no count of either draft."""
         drafts = (self.candidate,) if self.incumbent is None else (self.candidate, self.incumbent)
-        return len(emitted) == self.limit or all(num_matched(draft, emitted) < len(emitted) for draft in drafts)
-
-
-def num_matched(draft: Sequence[int], emitted: Sequence[int]) -> int:
-    """Leading tokens of a draft that were emitted."""
-    return next(
-        (i for i, (a, b) in enumerate(zip(draft, emitted, strict=False)) if a != b), min(map(len, (draft, emitted)))
-    )
+        return len(emitted) == self.limit or all(num_leading_equal(draft, emitted) < len(emitted) for draft in drafts)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -70,9 +64,9 @@ class PairedScores:
         if not emitted:
             return
         self.num_pairs += 1
-        of_candidate = num_matched(pair.candidate, emitted)
+        of_candidate = num_leading_equal(pair.candidate, emitted)
         self.candidate_counts.add(of_candidate, num_emitted=len(emitted))
         if pair.incumbent is not None:
-            of_incumbent = num_matched(pair.incumbent, emitted)
+            of_incumbent = num_leading_equal(pair.incumbent, emitted)
             self.incumbent_counts.add(of_incumbent, num_emitted=len(emitted))
             self.squared_differences += (of_candidate - of_incumbent) ** 2

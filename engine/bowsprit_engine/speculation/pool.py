@@ -22,6 +22,7 @@ from bowsprit_engine.speculation.drafting import AHEAD, Drafting, PoolReport, co
 from bowsprit_engine.speculation.proposal import NOBODY
 from bowsprit_engine.speculation.scoring import Candidate, SequenceScores, Watched, survivals_of
 from bowsprit_engine.speculation.shadow import Shadows
+from bowsprit_engine.speculation.verify import num_leading_equal
 from bowsprit_policy.acceptance import PRIORS
 from bowsprit_policy.composition import ORDER
 from bowsprit_policy.wire import DrafterState
@@ -154,7 +155,7 @@ class DrafterPool:
         fortune = self.scores(sequence).fortune(name).bucket
         confidences = draft.confidences if draft.confidences is not None else repeat(None)
         longest = max(map(len, others), default=0)
-        num_agreed = max((_num_leading_equal(other, draft.token_ids) for other in others), default=0)
+        num_agreed = max((num_leading_equal(other, draft.token_ids) for other in others), default=0)
         kinds = tuple(
             TokenKind(
                 name,
@@ -217,12 +218,6 @@ def _cut(draft: Draft, most: int) -> Draft:
         return draft
     confidences = None if draft.confidences is None else draft.confidences[:most]
     return Draft(token_ids=draft.token_ids[:most], confidences=confidences)
-
-
-def _num_leading_equal(one: Sequence[int], other: Sequence[int]) -> int:
-    if one == other:
-        return len(one)
-    return next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
 
 
 def _break_by(drafter: Drafter, error: Exception) -> None:

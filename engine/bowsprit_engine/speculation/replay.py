@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from bowsprit_engine.core.grammar import CompiledGrammar
 from bowsprit_engine.core.request import Request, SamplingParams, SpeculationParams
 from bowsprit_engine.core.sequence import LiveSequence
+from bowsprit_engine.speculation.drafting import forced_of
 from bowsprit_engine.speculation.pool import DrafterPool
 from bowsprit_engine.speculation.proposal import Proposal
 from bowsprit_engine.speculation.table import narrowed
@@ -141,11 +142,7 @@ class Replay:
             narrowed(self._caps, sequence.request.speculation, room=len(live.left) - 1)
             for live, sequence in zip(running, sequences, strict=True)
         ]
-        forced = [
-            sequence.forced(max(by_drafter.values(), default=0))
-            for sequence, by_drafter in zip(sequences, caps, strict=True)
-        ]
-        drafted = self._pool.draft(sequences, caps, forced=forced).proposals
+        drafted = self._pool.draft(sequences, caps, forced=forced_of(sequences, caps)).proposals
         curve = self._curve(len(running), sum(len(proposal.token_ids) for proposal in drafted))
         granted = (
             [len(proposal.token_ids) for proposal in drafted]

@@ -44,3 +44,10 @@ def judge(
                 is_stopped=is_stopped,
             )
     raise ValueError(f"{len(drawn)} drawn tokens for {len(draft)} drafts: one more is needed")
+
+
+def num_leading_equal(one: Sequence[int], other: Sequence[int]) -> int:
+    """Tokens that two sequences share from the start: of a draft and what was emitted there, those that matched."""
+    if one == other:
+        return len(one)
+    return next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))

@@ -25,6 +25,7 @@ from bowsprit_engine.speculation.drafters.ngram import NGramDrafter
 from bowsprit_engine.speculation.drafters.suffix import SuffixDrafter
 from bowsprit_engine.speculation.pool import DrafterPool
 from bowsprit_engine.speculation.replay import Recording, Replay
+from bowsprit_engine.speculation.verify import num_leading_equal
 from bowsprit_engine.training.data import RequestFeatures, TokenSequence, newest
 from bowsprit_policy.wire import Comparison, DrafterState, DrafterType, Interval
 
@@ -180,13 +181,16 @@ def compare(incumbent: Sequence[Walk], candidate: Sequence[Walk], *, seed: int =
 
 
 def per_position(head: PreparedHead, requests: Sequence[RequestFeatures], *, draft_tokens: int) -> tuple[float, ...]:
-    """matched at i / reached i of the head's own drafts, over every position at which it proposes."""
+    """matched at i / reached i of the head's own drafts, over every position at which it proposes.
+
+    Drafts past the answer's end don't count.
+    """
     counts = [0] * (draft_tokens + 1)
     for drafts, request in zip(head.drafts, requests, strict=True):
         emitted = request.token_ids.tolist()
         for row, draft in enumerate(drafts):
             if draft.token_ids:
-                counts[_num_matching(draft.token_ids, emitted[row + 1 :])] += 1
+                counts[num_leading_equal(draft.token_ids, emitted[row + 1 :])] += 1
     reached = [sum(counts[i:]) for i in range(draft_tokens + 1)]
     return tuple(reached[i + 1] / reached[i] if reached[i] else 0.0 for i in range(draft_tokens))
 
@@ -226,11 +230,3 @@ def _in_order_of_arrival(traffic: Traffic) -> Iterator[Recording]:
 def _interval(mean: float, samples: NDArray[np.float64], requests: int) -> Interval:
     low, high = np.percentile(samples, CONFIDENCE)
     return Interval(mean=round(float(mean), 4), low=round(float(low), 4), high=round(float(high), 4), requests=requests)
-
-
-def _num_matching(draft: Sequence[int], emitted: Sequence[int]) -> int:
-    """Leading drafts that equal what was emitted. Drafts past the answer's end don't count."""
-    for count, (proposed, token) in enumerate(zip(draft, emitted, strict=False)):
-        if proposed != token:
-            return count
-    return min(len(draft), len(emitted))

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import takewhile
 
 import torch
 from torch import Tensor
 
 from bowsprit_engine.core.runner import BLOCK_SIZE, Runner, StepBatch
 from bowsprit_engine.errors import WorldError
+from bowsprit_engine.speculation.verify import num_leading_equal
 from bowsprit_engine.training import data
 from bowsprit_engine.training.artifact import SelfTest
 from bowsprit_engine.training.data import RequestFeatures, Split, TokenSequence
@@ -131,7 +131,7 @@ class StateReader:
     def _read_one(self, request: TokenSequence) -> RequestFeatures:
         num_prompt = len(request.prompt_token_ids)
         tokens = request.prompt_token_ids + request.response_token_ids[:-1]
-        start = min(_num_shared(self._cached, tokens), num_prompt - 1)
+        start = min(num_leading_equal(self._cached, tokens), num_prompt - 1)
         hidden = [
             self._run(tokens, begin, min(begin + PREFILL_ROWS, len(tokens)))
             for begin in range(start, len(tokens), PREFILL_ROWS)
@@ -154,7 +154,3 @@ class StateReader:
             logit_rows=torch.empty(0, dtype=torch.int64),
         )
         return self._runner.forward(batch).hidden
-
-
-def _num_shared(left: Sequence[int], right: Sequence[int]) -> int:
-    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(left, right, strict=False)))
