@@ -118,6 +118,33 @@ class Engine:
         """Begin: the thread allocates the KV cache, profiles, then serves."""
         self._thread.start()
 
+    def prepare(self) -> None:
+        """Allocate the KV cache and profile. Its thread does it; so does who calls `advance` instead of `start`."""
+        self._runner.allocate_kv(self.settings.kv_blocks)
+        self._profile = profiling.load_or_measure(
+            self._runner,
+            model_digest=self.settings.model_digest,
+            max_batch_size=self.settings.max_batch_size,
+            draft_tokens_max=self.settings.draft_tokens_max,
+            kv_blocks=self.settings.kv_blocks,
+        )
+        if self.settings.prefill_delay_steps is not None:
+            limits = chunk_limits(
+                self._profile,
+                prefill_chunk=self.settings.prefill_chunk,
+                delay_steps=self.settings.prefill_delay_steps,
+            )
+            if limits is not None:
+                self._scheduler.limit_chunks(limits)
+                one, full = (limits.tokens(num_decodes=b, context=0) for b in (1, self.settings.max_batch_size))
+                logger.info("a step carries %d prompt tokens beside one stream, %d beside a full batch", one, full)
+
+    def advance(self) -> bool:
+        """Do what came and run one step, in the caller's thread. Sleeps while there is nothing; False at the end."""
+        is_open = self._take_mail()
+        self._step()
+        return is_open
+
     def wait_ready(self, timeout_seconds: float) -> bool:
         return self._ready.wait(timeout_seconds)
 
@@ -220,10 +247,10 @@ class Engine:
     def _run(self) -> None:
         try:
             with torch.inference_mode():
-                self._prepare()
+                self.prepare()
                 self._ready.set()
-                while self._take_mail():
-                    self._step()
+                while self.advance():
+                    pass
         except Exception:
             logger.exception("the engine's thread ends")
             raise
@@ -231,39 +258,19 @@ class Engine:
             self._ready.clear()
             self._close()
 
-    def _prepare(self) -> None:
-        self._runner.allocate_kv(self.settings.kv_blocks)
-        self._profile = profiling.load_or_measure(
-            self._runner,
-            model_digest=self.settings.model_digest,
-            max_batch_size=self.settings.max_batch_size,
-            draft_tokens_max=self.settings.draft_tokens_max,
-            kv_blocks=self.settings.kv_blocks,
-        )
-        if self.settings.prefill_delay_steps is not None:
-            limits = chunk_limits(
-                self._profile,
-                prefill_chunk=self.settings.prefill_chunk,
-                delay_steps=self.settings.prefill_delay_steps,
-            )
-            if limits is not None:
-                self._scheduler.limit_chunks(limits)
-                one, full = (limits.tokens(num_decodes=b, context=0) for b in (1, self.settings.max_batch_size))
-                logger.info("a step carries %d prompt tokens beside one stream, %d beside a full batch", one, full)
-
     def _take_mail(self) -> bool:
         """Do what came; sleep when there is nothing to do. False when the engine should end."""
-        mail = self._inbox.take(wait=not self._scheduler.has_work, num_inside=self._stepper.num_open)
+        mail = self._inbox.take(wait=not self._scheduler.has_work, num_inside=len(self._stepper.sequences))
         self._obey(mail)
         if mail.is_aborted:
-            self._stepper.abort_all()
+            self._stepper.sequences.abort_all()
         return self._scheduler.has_work or not mail.is_closed
 
     def _obey(self, mail: Mail) -> None:
         for request in mail.requests:
-            self._stepper.submit(request)
+            self._stepper.sequences.submit(request)
         for request_id in mail.cancelled:
-            self._stepper.cancel(request_id)
+            self._stepper.sequences.cancel(request_id)
         for function, future in mail.calls:
             try:
                 function()
@@ -280,7 +287,7 @@ class Engine:
         except Exception as error:
             self._num_failed_in_a_row += 1
             logger.exception("a step failed; its %d requests end", self._scheduler.num_running)
-            self._stepper.fail_running(f"the step failed: {type(error).__name__}: {error}")
+            self._stepper.sequences.fail_running(f"the step failed: {type(error).__name__}: {error}")
             if self._num_failed_in_a_row >= MAX_FAILED_STEPS_IN_A_ROW:
                 raise
         else:
@@ -290,7 +297,7 @@ class Engine:
         """Nobody may wait for ever: end whatever is left, and answer what came last."""
         self._inbox.close(abort=True)
         self._obey(self._inbox.take(wait=False, num_inside=0))
-        self._stepper.abort_all()
+        self._stepper.sequences.abort_all()
 
 
 def _with_lowering(stats: DrafterStats, message: str | None) -> DrafterStats:
