@@ -42,10 +42,11 @@ class Stepping:
         )
         self.outputs: dict[str, list[StepOutput]] = {}
         self.counters = Counters(drafters)
+        self.pool = DrafterPool(drafters, vocab_size=self.runner.config.vocab_size)
         self.stepper = Stepper(
             runner=self.runner,
             scheduler=self.scheduler,
-            pool=DrafterPool(drafters, vocab_size=self.runner.config.vocab_size),
+            pool=self.pool,
             policy=PolicyExecutor(
                 mode=draft_tokens,
                 drafter_types={drafter.name: drafter.type for drafter in drafters},
@@ -62,7 +63,7 @@ class Stepping:
     def submit(self, name: str, prompt: Sequence[int], *, tenant: str = "", **sampling: object) -> None:
         """Greedy with seed 0 unless told otherwise."""
         told = self.outputs.setdefault(name, [])
-        self.stepper.submit(
+        self.stepper.sequences.submit(
             Request(
                 request_id=name,
                 prompt_token_ids=tuple(prompt),

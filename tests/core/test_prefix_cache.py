@@ -168,7 +168,7 @@ def test_a_step_that_raises_leaves_nothing_of_its_sequences_to_share():
     stepping.answer("before", [4] * 40, max_tokens=1)
     stepping.submit("failed", PROMPT, max_tokens=5)
     stepping.stepper.step()
-    stepping.stepper.fail_running("the step failed")
+    stepping.stepper.sequences.fail_running("the step failed")
 
     stepping.answer("same", PROMPT, max_tokens=1)
     stepping.answer("other", [4] * 40, max_tokens=1)
@@ -181,7 +181,7 @@ def test_a_cancelled_prompt_leaves_what_it_had_computed():
     stepping = Stepping(prefill_chunk=32)
     stepping.submit("cancelled", PROMPT, max_tokens=5)
     stepping.stepper.step()
-    stepping.stepper.cancel("cancelled")
+    stepping.stepper.sequences.cancel("cancelled")
     assert stepping.scheduler.blocks.num_free == stepping.scheduler.blocks.num_blocks
 
     stepping.answer("same", PROMPT, max_tokens=1)

@@ -70,7 +70,7 @@ def test_a_tiny_cache_gives_the_answers_of_a_roomy_one(life, engine):
                 asked[name] = (prompt, sampling)
                 tiny.submit(name, prompt, **sampling)
             case ("cancel", index):
-                tiny.stepper.cancel(f"r{index}")
+                tiny.stepper.sequences.cancel(f"r{index}")
             case ("steps", count):
                 for _ in range(count):
                     tiny.stepper.step()

@@ -11,6 +11,7 @@ from bowsprit_engine.core.batch import StepRows
 from bowsprit_engine.core.request import FinishedRequest, FinishReason, StepOutput
 from bowsprit_engine.core.runner import ModelOutput
 from bowsprit_engine.core.sampling import Drawn, DrawRows, Fault, Sampler, target_logprobs
+from bowsprit_engine.core.scheduler import StepPlan
 from bowsprit_engine.core.sequence import LiveSequence
 from bowsprit_engine.speculation.verify import Verdict, judge
 
@@ -30,6 +31,12 @@ class Committer:
     def __init__(self, *, sampler: Sampler, max_model_len: int) -> None:
         self._sampler = sampler
         self._max_model_len = max_model_len
+
+    def commit_all(self, plan: StepPlan, *, rows: StepRows, output: ModelOutput, drawn: Drawn) -> list[Committed]:
+        """A step ran: its prompts are computed so far, and whoever has logits emits. Decoding sequences come first."""
+        for chunk in plan.prefills:
+            chunk.sequence.num_computed += chunk.num_tokens
+        return [self.commit(group, rows=rows, output=output, drawn=drawn) for group in rows.draws]
 
     def commit(self, group: DrawRows, *, rows: StepRows, output: ModelOutput, drawn: Drawn) -> Committed:
         """Judge the group's drafts and append what its sequence emits."""

@@ -48,6 +48,11 @@ class StepPlan:
     def is_empty(self) -> bool:
         return not self.decodes and not self.prefills
 
+    @property
+    def mean_context(self) -> float:
+        """Tokens of a decoding sequence as they are now, on average; 0 where none decodes."""
+        return sum(len(sequence.token_ids) for sequence in self.decodes) / len(self.decodes) if self.decodes else 0.0
+
 
 class Scheduler:
     """The waiting queue, the running sequences (oldest first in both) and the KV blocks."""
