@@ -1,6 +1,6 @@
-"""The engine that the server talks to: a thread that steps while there is work and sleeps while there is none.
+"""The engine that the server talks to: its parts put together, a thread that runs them, and what may be asked of it.
 
-Decides what happens when a step raises, and how it stops. Knows neither HTTP nor tokenizers.
+Decides how it starts and stops, and what it tells of itself. Knows neither HTTP nor tokenizers, nor what a step is.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ import torch
 
 from bowsprit_engine.core import admission
 from bowsprit_engine.core.counters import Counters, Snapshot
-from bowsprit_engine.core.inbox import Inbox, Mail
+from bowsprit_engine.core.inbox import Inbox
+from bowsprit_engine.core.loop import EngineLoop
 from bowsprit_engine.core.prefill_chunk import chunk_limits
 from bowsprit_engine.core.request import FinishedRequest, Request
 from bowsprit_engine.core.revisions import Revisions
@@ -41,8 +42,6 @@ from bowsprit_policy.wire import (
 logger = logging.getLogger(__name__)
 
 SWAP_TIMEOUT_SECONDS = 60.0
-# One bad request must not end a pod, even when its client retries; a device that is gone fails every step.
-MAX_FAILED_STEPS_IN_A_ROW = 16
 
 __all__ = ["Engine", "EngineSettings", "StalePolicyError"]
 
@@ -83,7 +82,7 @@ class Engine:
             has_prefix_cache=settings.has_prefix_cache,
         )
         self._pool = DrafterPool(drafters, vocab_size=runner.config.vocab_size)
-        self._stepper = Stepper(
+        stepper = Stepper(
             runner=runner,
             scheduler=self._scheduler,
             pool=self._pool,
@@ -105,7 +104,7 @@ class Engine:
             begin_revision=self._begin_revision,
         )
         self._inbox = Inbox(max_inside=settings.max_batch_size + settings.max_waiting)
-        self._num_failed_in_a_row = 0
+        self._loop = EngineLoop(inbox=self._inbox, scheduler=self._scheduler, stepper=stepper)
         self._ready = threading.Event()
         self._thread = threading.Thread(target=self._run, name="bowsprit-engine", daemon=True)
 
@@ -141,9 +140,7 @@ class Engine:
 
     def advance(self) -> bool:
         """Do what came and run one step, in the caller's thread. Sleeps while there is nothing; False at the end."""
-        is_open = self._take_mail()
-        self._step()
-        return is_open
+        return self._loop.advance()
 
     def wait_ready(self, timeout_seconds: float) -> bool:
         return self._ready.wait(timeout_seconds)
@@ -256,48 +253,7 @@ class Engine:
             raise
         finally:
             self._ready.clear()
-            self._close()
-
-    def _take_mail(self) -> bool:
-        """Do what came; sleep when there is nothing to do. False when the engine should end."""
-        mail = self._inbox.take(wait=not self._scheduler.has_work, num_inside=len(self._stepper.sequences))
-        self._obey(mail)
-        if mail.is_aborted:
-            self._stepper.sequences.abort_all()
-        return self._scheduler.has_work or not mail.is_closed
-
-    def _obey(self, mail: Mail) -> None:
-        for request in mail.requests:
-            self._stepper.sequences.submit(request)
-        for request_id in mail.cancelled:
-            self._stepper.sequences.cancel(request_id)
-        for function, future in mail.calls:
-            try:
-                function()
-            except Exception as error:
-                future.set_exception(error)
-            else:
-                future.set_result(None)
-
-    def _step(self) -> None:
-        if not self._scheduler.has_work:
-            return
-        try:
-            self._stepper.step()
-        except Exception as error:
-            self._num_failed_in_a_row += 1
-            logger.exception("a step failed; its %d requests end", self._scheduler.num_running)
-            self._stepper.sequences.fail_running(f"the step failed: {type(error).__name__}: {error}")
-            if self._num_failed_in_a_row >= MAX_FAILED_STEPS_IN_A_ROW:
-                raise
-        else:
-            self._num_failed_in_a_row = 0
-
-    def _close(self) -> None:
-        """Nobody may wait for ever: end whatever is left, and answer what came last."""
-        self._inbox.close(abort=True)
-        self._obey(self._inbox.take(wait=False, num_inside=0))
-        self._stepper.sequences.abort_all()
+            self._loop.end()
 
 
 def _with_lowering(stats: DrafterStats, message: str | None) -> DrafterStats:
