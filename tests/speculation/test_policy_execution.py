@@ -9,7 +9,8 @@ import pytest
 from bowsprit_engine.core.request import SpeculationParams
 from bowsprit_engine.errors import CallerError
 from bowsprit_engine.speculation.costs import StepTimes
-from bowsprit_engine.speculation.policy import Outcome, PolicyExecutor, StepCaps
+from bowsprit_engine.speculation.lowering import Outcome
+from bowsprit_engine.speculation.policy import PolicyExecutor, StepCaps
 from bowsprit_engine.speculation.table import narrowed
 from bowsprit_policy.wire import DrafterCap, DrafterType, PolicyTable, StepCell, TableRow
 

@@ -13,7 +13,8 @@ from bowsprit_engine.core.counters import Counters
 from bowsprit_engine.core.scheduler import Scheduler, StepPlan
 from bowsprit_engine.core.step_drafts import StepDrafts
 from bowsprit_engine.speculation.costs import CellKey
-from bowsprit_engine.speculation.policy import Outcome, PolicyExecutor
+from bowsprit_engine.speculation.lowering import Outcome
+from bowsprit_engine.speculation.policy import PolicyExecutor
 from bowsprit_engine.speculation.pool import DrafterPool
 from bowsprit_engine.speculation.proposal import Turn, turns
 from bowsprit_engine.speculation.scoring import Watched

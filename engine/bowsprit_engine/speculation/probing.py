@@ -1,0 +1,55 @@
+"""When a step is a probe: one at K = 0, or one whose sequence is drafted by one drafter alone up to its limit.
+
+Decides the intervals: each kind comes as often as keeps its cost under half a percent of the steps. Refuses to know
+what probes find.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+PROBE_COST = 0.005
+SHORTEST_INTERVAL = 64
+LONGEST_INTERVAL = 2048
+UNKNOWN_INTERVAL = 256
+FIRST_BASELINE_PROBE = 16
+STEPS_TO_NEXT_TRY = 4  # after a probe for which the drafter had no proposal: it cost nothing
+
+
+@dataclass(slots=True, kw_only=True)
+class Probes:
+    """Of one batch bucket: steps until the next one of each kind."""
+
+    steps_to_baseline: int = FIRST_BASELINE_PROBE
+    steps_to_probe: int = UNKNOWN_INTERVAL
+    num_probes: int = 0
+    probed: str | None = None  # the drafter that the step under way probes
+
+    def baseline_is_due(self) -> bool:
+        """Whether the step that begins should run without drafts."""
+        self.steps_to_baseline -= 1
+        return self.steps_to_baseline <= 0
+
+    def probe_due(self, candidates: Sequence[str]) -> str | None:
+        """The drafter that the step that begins should probe: each in its turn."""
+        self.steps_to_probe -= 1
+        if self.steps_to_probe > 0 or not candidates:
+            return None
+        self.probed = candidates[self.num_probes % len(candidates)]
+        self.num_probes += 1
+        return self.probed
+
+    def heard_of(self, drafters: Collection[str]) -> None:
+        """The step ended, and these had drafted."""
+        if self.probed is not None and self.probed not in drafters:
+            self.steps_to_probe = STEPS_TO_NEXT_TRY
+        self.probed = None
+
+
+def interval(cost: float | None) -> int:
+    """Steps between probes of which each costs `cost` steps; None: unknown."""
+    if cost is None:
+        return UNKNOWN_INTERVAL
+    return min(LONGEST_INTERVAL, max(SHORTEST_INTERVAL, math.ceil(cost / PROBE_COST)))
