@@ -152,7 +152,7 @@ def test_a_head_that_costs_more_than_it_gains_is_not_asked_where_counts_propose(
 
 
 class PricedHead:
-    """Says 7 four times, and takes 10 ms by the pool's clock for each token that it is asked for."""
+    """Says 7 four times, sure of it, and takes 10 ms by the pool's clock for each token that it is asked for."""
 
     name, type, state, reason, revision = "head", DrafterType.HEAD, DrafterState.ACTIVE, "", None
 
@@ -163,19 +163,20 @@ class PricedHead:
     def propose(self, contexts):
         self.asked += [context.max_draft_tokens for context in contexts]
         self._seconds += 0.01 * sum(context.max_draft_tokens for context in contexts)
-        return [Draft(token_ids=(7,) * context.max_draft_tokens) for context in contexts]
+        lengths = [context.max_draft_tokens for context in contexts]
+        return [Draft(token_ids=(7,) * length, confidences=(0.9,) * length) for length in lengths]
 
     def forget(self, request_id):
         pass
 
 
-def asked_lengths(monkeypatch, *, num_right, step_seconds, batch=1, bound=()):
+def asked_lengths(monkeypatch, *, num_right, step_seconds, batch=1, bound=(), is_contended=False):
     """The last lengths asked of a head whose first `num_right` tokens come true, never more."""
     head = PricedHead(monkeypatch)
     pool = DrafterPool([head], vocab_size=10)
     live = [sequence(f"{index}") for index in range(batch)]
     for _ in range(60):
-        pool.note_step(step_seconds)
+        pool.note_step(step_seconds, is_contended=is_contended)
         head.asked.clear()
         pool.draft(live, [{"head": 4}] * batch, bound=bound)
         for one in live:
@@ -194,10 +195,42 @@ def test_a_head_that_is_dearer_than_what_it_brings_is_not_asked_even_where_nobod
     assert asked_lengths(monkeypatch, num_right=4, step_seconds=0.005) == []
 
 
+def test_on_a_machine_that_is_never_quiet_a_head_has_its_price_too(monkeypatch):
+    """Contended steps are as slow as contended drafts; the first quiet step counts more than all of them."""
+    assert asked_lengths(monkeypatch, num_right=4, step_seconds=0.005, is_contended=True) == []
+    assert asked_lengths(monkeypatch, num_right=4, step_seconds=0.1, is_contended=True) == [4]
+    pool = DrafterPool([PricedHead(monkeypatch)], vocab_size=10)
+    for seconds, is_contended in ((9.0, True), (0.1, False), (9.0, True)):
+        pool.note_step(seconds, is_contended=is_contended)
+    assert pool.step_seconds == 0.1
+
+
 def test_a_head_keeps_the_whole_batch_waiting(monkeypatch):
     """What pays for one sequence alone doesn't where eight wait for eight drafts."""
     assert asked_lengths(monkeypatch, num_right=1, step_seconds=0.04) == [1]
     assert asked_lengths(monkeypatch, num_right=1, step_seconds=0.04, batch=8) == []
+
+
+def test_a_head_that_was_hopeless_is_asked_again_once_probes_come_true(monkeypatch):
+    """In answers that are each probed once: what heads got there in the last hundred tokens or so counts for all."""
+    head = PricedHead(monkeypatch)
+    pool = DrafterPool([head], vocab_size=10)
+
+    def asked(name, *, is_right, is_probe):
+        one = sequence(name)
+        pool.note_step(0.1)
+        head.asked.clear()
+        pool.draft([one], [{"head": 4}], bound=[0] if is_probe else [])
+        emit(pool, one, *([7] * 4 if is_right else []), 5)
+        pool.forget(one)
+        return head.asked
+
+    for index in range(1000):
+        asked(f"wrong {index}", is_right=False, is_probe=index % 10 == 0)
+    assert asked("hopeless", is_right=False, is_probe=False) == []
+    for index in range(20):
+        asked(f"probed {index}", is_right=True, is_probe=True)
+    assert asked("hopeful", is_right=True, is_probe=False) != []
 
 
 def test_a_sequence_that_is_bound_to_draft_gets_the_head_s_draft_up_to_its_cap(monkeypatch):

@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 HALF_LIFE_TOKENS = 500
-KEEP = 0.5 ** (1 / HALF_LIFE_TOKENS)
+FORESIGHT_HALF_LIFE_TOKENS = 64  # a head that isn't worth asking is judged by rare probes: they must soon be believed
 LEAN = 8.0  # so many tokens' worth of belief has what the coarser counts say
 RAW_TRUST = 0.5  # of a drafter's own word, before anything is known; the rest is the prior of its type
 CONFIDENCE_BUCKETS = 8
@@ -34,6 +34,13 @@ class TokenKind(NamedTuple):
     sureness: int | None
     agreement: bool | None
     fortune: int
+
+
+class Learns(Protocol):
+    """Who is told what became of drafted tokens."""
+
+    def learn(self, kind: TokenKind, *, matched: bool) -> None:
+        """A token of this kind was reached and judged."""
 
 
 @dataclass(slots=True)
@@ -87,7 +94,8 @@ def sureness_bucket(confidence: float | None) -> int | None:
 class Calibrator:
     """Counts of judged tokens. Used by the engine's thread only."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, half_life_tokens: float = HALF_LIFE_TOKENS) -> None:
+        self._keep = 0.5 ** (1 / half_life_tokens)
         self._rates: dict[tuple[object, ...], Rate] = {}
         self._levels: dict[TokenKind, tuple[Rate, ...]] = {}  # of each kind, the coarsest first
         self._values: dict[float, dict[TokenKind, float]] = {}  # by prior, since anything was learned
@@ -110,7 +118,7 @@ class Calibrator:
     def learn(self, kind: TokenKind, *, matched: bool) -> None:
         """A token of this kind was reached and judged."""
         for rate in self._levels_of(kind):
-            rate.count(matched=matched, keep=KEEP)
+            rate.count(matched=matched, keep=self._keep)
         self._values.clear()
 
     def forget(self, drafter: str) -> None:
@@ -133,6 +141,31 @@ class Calibrator:
             levels = tuple(self._rates.setdefault(key, Rate()) for key in _coarse_to_fine(kind))
             self._levels[kind] = levels
         return levels
+
+
+class Foresight:
+    """What drafts that aren't made yet will be worth: of costly drafters, which say how sure they are too late.
+
+    Counts the same tokens as the calibrator, whatever was said of them; a newer record weighs more.
+    """
+
+    def __init__(self, drafters: Iterable[str]) -> None:
+        self._drafters = frozenset(drafters)
+        self._calibrator = Calibrator(half_life_tokens=FORESIGHT_HALF_LIFE_TOKENS)
+
+    def probabilities(self, drafter: str, *, most: int, fortune: int, prior: float) -> list[float]:
+        """P(token i matches | all before it do), for i below `most`. `fortune`: bucket of the drafter's, there."""
+        kinds = [TokenKind(drafter, position_bucket(i), None, None, fortune) for i in range(most)]
+        return self._calibrator.probabilities(kinds, prior=prior)
+
+    def learn(self, kind: TokenKind, *, matched: bool) -> None:
+        """As the calibrator's."""
+        if kind.drafter in self._drafters:
+            self._calibrator.learn(kind._replace(sureness=None, agreement=None), matched=matched)
+
+    def forget(self, drafter: str) -> None:
+        """As the calibrator's."""
+        self._calibrator.forget(drafter)
 
 
 def _coarse_to_fine(kind: TokenKind) -> tuple[tuple[object, ...], ...]:

@@ -16,7 +16,14 @@ from itertools import accumulate, repeat
 
 from bowsprit_engine.core.sequence import LiveSequence
 from bowsprit_engine.speculation.asking import Record, price_of
-from bowsprit_engine.speculation.confidence import Calibrator, Rate, TokenKind, position_bucket, sureness_bucket
+from bowsprit_engine.speculation.confidence import (
+    Calibrator,
+    Foresight,
+    Rate,
+    TokenKind,
+    position_bucket,
+    sureness_bucket,
+)
 from bowsprit_engine.speculation.drafters.base import Draft, DraftContext, Drafter, LearningDrafter, why_unsound
 from bowsprit_engine.speculation.drafting import AHEAD, Drafting, PoolReport, context_of
 from bowsprit_engine.speculation.proposal import NOBODY
@@ -25,7 +32,7 @@ from bowsprit_engine.speculation.shadow import Shadows
 from bowsprit_engine.speculation.verify import num_leading_equal
 from bowsprit_policy.acceptance import PRIORS
 from bowsprit_policy.composition import ORDER
-from bowsprit_policy.wire import DrafterState
+from bowsprit_policy.wire import COUNT_BASED, DrafterState
 
 logger = logging.getLogger(__name__)
 
@@ -51,11 +58,14 @@ class DrafterPool:
         self.shadows = Shadows(vocab_size=vocab_size)
         self._learning = tuple(drafter for drafter in self.drafters if isinstance(drafter, LearningDrafter))
         self._calibrator = Calibrator()
+        self._foresight = Foresight(drafter.name for drafter in self.drafters if drafter.type not in COUNT_BASED)
+        self._learners = (self._calibrator, self._foresight)
         self._scores: dict[str, SequenceScores] = {}
         self._overall: dict[str, Rate] = {}  # matched tokens per draft, by count-based drafter
         self._token_seconds: dict[str, float] = {}
         self._context_seconds: dict[str, float] = {}
-        self._step_seconds: float | None = None
+        self._quiet_step_seconds: float | None = None
+        self._contended_step_seconds: float | None = None
 
     def draft(
         self,
@@ -73,14 +83,14 @@ class DrafterPool:
     def learn(self, sequence: LiveSequence) -> list[Watched]:
         """A live sequence has new tokens: score drafts by them and let drafters learn."""
         scores = self._scores.get(sequence.request_id)
-        watched = [] if scores is None else scores.score(sequence.token_ids, self._calibrator)
+        watched = [] if scores is None else scores.score(sequence.token_ids, self._learners)
         self._teach(sequence)
         return watched
 
     def forget(self, sequence: LiveSequence) -> list[Watched]:
         """The sequence ended: score what is left, and drop what is kept of it."""
         scores = self._scores.get(sequence.request_id)
-        watched = [] if scores is None else scores.score(sequence.token_ids, self._calibrator, at_end=True)
+        watched = [] if scores is None else scores.score(sequence.token_ids, self._learners, at_end=True)
         self._teach(sequence)
         self._scores.pop(sequence.request_id, None)
         self.shadows.forget(sequence)
@@ -91,14 +101,27 @@ class DrafterPool:
                 _break_by(drafter, error)
         return watched
 
-    def note_step(self, seconds: float) -> None:
-        """What a decode step took: the price of drafting is told in steps."""
-        self._step_seconds = _moved(self._step_seconds, seconds)
+    def note_step(self, seconds: float, *, is_contended: bool = False) -> None:
+        """What a decode step took: the price of drafting is told in steps.
+
+        Contended ones count where there are no others: on a machine that is never quiet drafting isn't free either.
+        """
+        if is_contended:
+            self._contended_step_seconds = _moved(self._contended_step_seconds, seconds)
+        else:
+            self._quiet_step_seconds = _moved(self._quiet_step_seconds, seconds)
+
+    @property
+    def step_seconds(self) -> float | None:
+        """Of a step now, as far as any was measured."""
+        quiet = self._quiet_step_seconds
+        return self._contended_step_seconds if quiet is None else quiet
 
     def begin_revision(self, name: str) -> None:
         """A drafter was swapped: what is known of it is void."""
         self._calibrator.forget(name)
         self._calibrator.forget(name + AHEAD)
+        self._foresight.forget(name)
         self._token_seconds.pop(name, None)
         self._context_seconds.pop(name, None)
         for scores in self._scores.values():
@@ -121,7 +144,7 @@ class DrafterPool:
     def price(self, drafter: Drafter, *, batch: int) -> float:
         """Tokens that asking a count-based drafter for one of `batch` sequences costs."""
         seconds = self._context_seconds.get(drafter.name)
-        return price_of(seconds=seconds, step_seconds=self._step_seconds, batch=batch)
+        return price_of(seconds=seconds, step_seconds=self.step_seconds, batch=batch)
 
     def record(self, drafter: Drafter, sequence: LiveSequence) -> Record:
         """What a count-based drafter's drafts for this sequence came to."""
@@ -138,11 +161,12 @@ class DrafterPool:
         Gain: tokens that its draft is expected to add, less those that the batch would emit while it is made.
         """
         fortune = self.scores(sequence).fortune(drafter.name).bucket
-        kinds = [TokenKind(drafter.name, position_bucket(i), None, None, fortune) for i in range(lengths[-1])]
-        prior = PRIORS[drafter.type].match
-        added = tuple(accumulate(survivals_of(self._calibrator.probabilities(kinds, prior=prior))))
+        probabilities = self._foresight.probabilities(
+            drafter.name, most=lengths[-1], fortune=fortune, prior=PRIORS[drafter.type].match
+        )
+        added = tuple(accumulate(survivals_of(probabilities)))
         seconds = self._token_seconds.get(drafter.name)
-        price = batch * seconds / self._step_seconds if seconds is not None and self._step_seconds else 0.0
+        price = batch * seconds / self.step_seconds if seconds is not None and self.step_seconds else 0.0
         gains = {length: added[length - 1] - (1.0 + added[length - 1]) * length * price for length in lengths}
         best = max(gains, key=gains.__getitem__)
         return WorthAsking(draft_tokens=best, gain=gains[best])

@@ -14,7 +14,7 @@ from operator import mul
 from typing import Self
 
 from bowsprit_engine.speculation.asking import Record
-from bowsprit_engine.speculation.confidence import Calibrator, Fortune, TokenKind
+from bowsprit_engine.speculation.confidence import Fortune, Learns, TokenKind
 from bowsprit_engine.speculation.drafters.base import DraftContext
 
 
@@ -84,11 +84,11 @@ class SequenceScores:
         """Wait for the text, unless an earlier draft of this slot still does."""
         self.pending.setdefault(slot, pending)
 
-    def score(self, token_ids: Sequence[int], calibrator: Calibrator, *, at_end: bool = False) -> list[Watched]:
+    def score(self, token_ids: Sequence[int], learners: Sequence[Learns], *, at_end: bool = False) -> list[Watched]:
         """Judge pending drafts by the sequence as it is now. Returns those of drafters held at 0 that are decided."""
         watched = []
         for slot, pending in tuple(self.pending.items()):
-            is_decided = self._is_decided(pending, token_ids, calibrator)
+            is_decided = self._is_decided(pending, token_ids, learners)
             if is_decided or at_end:
                 del self.pending[slot]
                 record = self.records.get(slot)
@@ -105,7 +105,7 @@ class SequenceScores:
                     )
         return watched
 
-    def _is_decided(self, pending: Pending, token_ids: Sequence[int], calibrator: Calibrator) -> bool:
+    def _is_decided(self, pending: Pending, token_ids: Sequence[int], learners: Sequence[Learns]) -> bool:
         drafted, kinds = pending.candidate.token_ids, pending.candidate.kinds
         while pending.num_matched < len(drafted):
             index = pending.num_matched
@@ -114,7 +114,8 @@ class SequenceScores:
             is_match = drafted[index] == token_ids[pending.start + index]
             if index >= pending.skipped:
                 kind = kinds[index - pending.skipped]
-                calibrator.learn(kind, matched=is_match)
+                for learner in learners:
+                    learner.learn(kind, matched=is_match)
                 self.fortune(kind.drafter).add(matched=is_match)
             if not is_match:
                 return True
