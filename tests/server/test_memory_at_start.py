@@ -8,6 +8,8 @@ from bowsprit_engine.model_settings import ModelSettings
 from bowsprit_engine.models.memory import largest_head_bytes
 from bowsprit_engine.server import assembly
 from bowsprit_engine.server.inspection import print_model
+from bowsprit_engine.speculation.drafters.answers import BYTES_PER_TOKEN
+from bowsprit_engine.speculation.drafters.suffix import KEPT_TOKENS
 from tiny_models import tiny_config, tiny_llama
 
 
@@ -36,19 +38,28 @@ def test_a_model_that_cannot_fit_is_refused_before_a_weight_is_read(tmp_path, li
         assembly.load(settings(tmp_path, max_batch_size=1024, draft_tokens_max=64))
 
     assert refused.value.reason == "InsufficientMemory"
-    for name in ("weights", "KV cache", "drafters", "workspace", "process 384 MiB", "limit is 512 MiB"):
+    for name in ("weights", "KV cache", "drafter head", "workspace", "process 384 MiB", "limit is 512 MiB"):
         assert name in str(refused.value)
 
 
-def test_a_head_is_budgeted_three_times(tmp_path, limit):
-    """Who serves, its shadow, and one that is being loaded."""
+@pytest.mark.parametrize(
+    ("drafters", "expected"),
+    [
+        ([], {}),
+        (["ngram=NGram"], {}),
+        (["suffix=Suffix"], {"drafter suffix": KEPT_TOKENS * BYTES_PER_TOKEN}),
+        (
+            ["one=Head", "two=Head"],
+            dict.fromkeys(("drafter one", "drafter two"), 3 * largest_head_bytes(tiny_config())),
+        ),
+    ],
+)
+def test_each_drafter_is_budgeted_by_what_it_keeps(tmp_path, limit, drafters, expected):
+    """A head three times: who serves, its shadow, and one that is being loaded. Look-up by the answers it remembers."""
     limit(2 * GIB)
     tiny_llama(tmp_path, tiny_config())
-    sizes = []
-    for drafters in ([], ["head=Head"]):
-        budget = assembly.memory_budget(settings(tmp_path, drafter=drafters), tiny_config(), itemsize=2)
-        sizes += [part.num_bytes for part in budget.parts if part.name == "drafters"]
-    assert sizes == [0, 3 * largest_head_bytes(tiny_config())]
+    budget = assembly.memory_budget(settings(tmp_path, drafter=drafters), tiny_config(), itemsize=2)
+    assert {part.name: part.num_bytes for part in budget.parts if part.name.startswith("drafter")} == expected
 
 
 def test_the_blocks_that_were_budgeted_are_those_that_the_engine_gets(tmp_path, limit):

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from bowsprit_engine.core.memory_budget import GIB, MIB, MemoryLimit
+from bowsprit_engine.core.memory_budget import GIB, MIB, MemoryLimit, MemoryPart
 from bowsprit_engine.errors import WorldError
 from bowsprit_engine.server.memory_limit import cgroup_limit, memory_limit
 from bowsprit_engine.server.memory_plan import plan_memory
@@ -32,7 +32,7 @@ def plan(config=LLAMA_8B, *, limit, device="cpu", kv_cache_memory=None, max_batc
         prefill_chunk=256,
         draft_tokens_max=8,
         kv_cache_memory=kv_cache_memory,
-        drafter_bytes=10 * MIB,
+        drafters=[MemoryPart(name="drafter head", num_bytes=10 * MIB, detail="weights")],
         limit=MemoryLimit(num_bytes=limit, source="a limit"),
     )
 
@@ -80,7 +80,7 @@ def test_every_part_is_in_the_budget():
     budget = plan(limit=80 * GIB, device="cuda", kv_cache_memory=8 * GIB)
     sizes = {part.name: part.num_bytes for part in budget.parts}
 
-    assert list(sizes) == ["weights", "KV cache", "drafters", "workspace"]
+    assert list(sizes) == ["weights", "KV cache", "drafter head", "workspace"]
     assert sizes["weights"] == pytest.approx(8_030_261_248 * 2 + 8192 * 128 * 4, rel=1e-4)
     assert (budget.kv_blocks, sizes["KV cache"]) == (4096, 8 * GIB)
     assert "8030.3 M parameters" in str(budget)
@@ -105,7 +105,7 @@ def test_a_model_that_cannot_fit_is_refused_with_every_part():
     for name in (
         "weights 14.9",
         "KV cache 1.00 GiB",
-        "drafters 10 MiB",
+        "drafter head 10 MiB (weights)",
         "workspace",
         "process 384 MiB",
         "a limit is 12",

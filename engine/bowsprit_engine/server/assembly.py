@@ -12,7 +12,7 @@ import torch
 
 from bowsprit_engine.config import ServeSettings
 from bowsprit_engine.core.engine import Engine
-from bowsprit_engine.core.memory_budget import MemoryBudget, readable
+from bowsprit_engine.core.memory_budget import MemoryBudget, MemoryPart, readable
 from bowsprit_engine.core.request import FinishedRequest
 from bowsprit_engine.core.runner import ModelConfig
 from bowsprit_engine.core.settings import EngineSettings
@@ -76,7 +76,7 @@ def memory_budget(settings: ModelSettings, config: ModelConfig, *, itemsize: int
         prefill_chunk=settings.prefill_chunk,
         draft_tokens_max=settings.draft_tokens_max,
         kv_cache_memory=settings.kv_cache_memory,
-        drafter_bytes=sum(_drafter_bytes(choice, config) for choice in settings.drafter),
+        drafters=[part for choice in settings.drafter if (part := _drafter_memory(choice, config)) is not None],
         draft_models=draft_models.shapes(settings, device=resolved_device(settings.device)),
     )
 
@@ -143,12 +143,13 @@ def _drafter(choice: DrafterChoice, settings: ModelSettings, model: LoadedModel,
             return draft_models.drafter(choice, settings, model, device=device, num_blocks=kv_blocks)
 
 
-def _drafter_bytes(choice: DrafterChoice, config: ModelConfig) -> int:
-    """Trained weights: the revision in use, its shadow, one being loaded; recent answers with their index."""
+def _drafter_memory(choice: DrafterChoice, config: ModelConfig) -> MemoryPart | None:
+    """None where it is next to nothing, or planned by the draft model's own shape."""
     match choice.type:
         case DrafterType.HEAD:
-            return 3 * largest_head_bytes(config)
+            num_bytes, detail = 3 * largest_head_bytes(config), "trained weights: in use, in shadow, being loaded"
         case DrafterType.SUFFIX:
-            return KEPT_TOKENS * BYTES_PER_TOKEN
-        case DrafterType.NGRAM | DrafterType.MODEL:  # next to nothing; planned by its shape
-            return 0
+            num_bytes, detail = KEPT_TOKENS * BYTES_PER_TOKEN, f"{KEPT_TOKENS} tokens of recent answers, their index"
+        case DrafterType.NGRAM | DrafterType.MODEL:
+            return None
+    return MemoryPart(name=f"drafter {choice.name}", num_bytes=num_bytes, detail=detail)

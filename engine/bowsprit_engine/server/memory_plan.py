@@ -28,7 +28,7 @@ def plan_memory(
     prefill_chunk: int,
     draft_tokens_max: int,
     kv_cache_memory: int | None,
-    drafter_bytes: int,
+    drafters: Sequence[MemoryPart],
     draft_models: Sequence[ModelConfig] = (),  # each has its own weights, workspace, and as many KV blocks
     limit: MemoryLimit | None = None,  # None: this machine's
 ) -> MemoryBudget:
@@ -44,7 +44,7 @@ def plan_memory(
             num_bytes=weight_bytes(config, itemsize=itemsize),
             detail=f"{num_parameters(config) / 1e6:.1f} M parameters of {itemsize} bytes, rotary tables",
         ),
-        MemoryPart(name="drafters", num_bytes=drafter_bytes, detail="trained weights of three revisions"),
+        *drafters,
         *(
             _draft_model(shape, itemsize=itemsize, max_rows=prefill_chunk, max_logit_rows=max_batch_size)
             for shape in draft_models
