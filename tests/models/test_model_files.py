@@ -141,7 +141,7 @@ def test_an_opened_model_has_read_no_weights(tmp_path):
 
     opened = open_model(folder, backend="torch", dtype="float32")
 
-    assert (opened.config, opened.backend, opened.options.dtype) == (tiny_config(), "torch", torch.float32)
+    assert (opened.config, opened.options.backend, opened.options.dtype) == (tiny_config(), "torch", torch.float32)
     assert torch.equal(expected, logits_of(opened.load()))
 
 

@@ -1,12 +1,12 @@
 """config.json to a ModelConfig: the Llama family as this engine runs it; everything else is refused by name.
 
 Refusing is the point: a model with partial rotary embeddings, experts or soft-capped logits would run and give wrong
-text if its config were read loosely. What each family has by itself is FAMILIES' subject, rotary scaling rope_hf.py's.
+text if its config were read loosely. What each family has by itself is FAMILIES' subject, rotary scaling rope_hf.py's,
+sliding windows windows_hf.py's.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,9 @@ from typing import Any, Literal
 from bowsprit_engine.core.rope_scaling import YarnScaling
 from bowsprit_engine.core.runner import ModelConfig
 from bowsprit_engine.errors import ModelError
+from bowsprit_engine.models.config_json import integer, read_json, refused
 from bowsprit_engine.models.rope_hf import rope_scaling, rope_theta
+from bowsprit_engine.models.windows_hf import WindowKind, layer_windows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,14 +25,13 @@ class Family:
     """What a model_type has by itself, and what transformers' class of it means by a key that is absent.
 
     attention_bias: "key" is the config's own attention_bias, on all four projections; "qkv" is always and on three.
-    windows: "none" refuses sliding_window; "all" gives it to every layer; "switch" to those that use_sliding_window,
-    layer_types and max_window_layers name. default_kv_heads, default_head_dim: None follows from the other sizes.
+    windows: which layers have one (windows_hf.py). default_kv_heads, default_head_dim: None follows from the others.
     """
 
     attention_bias: Literal["key", "qkv", "none"]
     mlp_bias: bool  # whether the key mlp_bias is obeyed
     qk_norm: bool
-    windows: Literal["none", "all", "switch"]
+    windows: WindowKind
     default_max_positions: int
     default_kv_heads: int | None = None
     default_head_dim: int | None = None
@@ -64,8 +65,6 @@ FAMILIES: Mapping[str, Family] = {
         default_head_dim=128,
     ),
 }
-MISTRAL_WINDOW = 4096  # of transformers' MistralConfig when the key is absent
-QWEN_FULL_LAYERS = 28  # of transformers' Qwen2Config and Qwen3Config when max_window_layers is absent
 # Keys that change the arithmetic, with the values under which they change nothing.
 NEUTRAL_VALUES: Mapping[str, tuple[object, ...]] = {
     "hidden_act": ("silu",),
@@ -89,34 +88,21 @@ NEUTRAL_VALUES: Mapping[str, tuple[object, ...]] = {
 }
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """An object from a JSON file. Raises ModelError for a missing, unreadable or other kind of file."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ModelError(f"{path}: no such file", reason="ModelNotFound") from error
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{path}: not readable as JSON: {error}", reason="CorruptModel") from error
-    if not isinstance(value, dict):
-        raise ModelError(f"{path}: holds a {type(value).__name__}, expected an object", reason="CorruptModel")
-    return value
-
-
 def read_config(folder: Path) -> ModelConfig:
     """The ModelConfig of a Hugging Face folder. Raises ModelError naming the key that isn't supported or is missing."""
     path = folder / "config.json"
     raw = read_json(path)
     family = _family(path, raw)
     _refuse_unsupported(path, raw)
-    num_heads = _integer(path, raw, "num_attention_heads")
-    hidden_size = _integer(path, raw, "hidden_size")
-    num_layers = _integer(path, raw, "num_hidden_layers")
-    max_positions = _integer(path, raw, "max_position_embeddings", default=family.default_max_positions)
+    num_heads = integer(path, raw, "num_attention_heads")
+    hidden_size = integer(path, raw, "hidden_size")
+    num_layers = integer(path, raw, "num_hidden_layers")
+    max_positions = integer(path, raw, "max_position_embeddings", default=family.default_max_positions)
     scaling = rope_scaling(path, raw, max_position_embeddings=max_positions)
     config = ModelConfig(
-        vocab_size=_integer(path, raw, "vocab_size"),
+        vocab_size=integer(path, raw, "vocab_size"),
         hidden_size=hidden_size,
-        intermediate_size=_integer(path, raw, "intermediate_size"),
+        intermediate_size=integer(path, raw, "intermediate_size"),
         num_layers=num_layers,
         num_heads=num_heads,
         num_kv_heads=_num_kv_heads(path, raw, family, num_heads=num_heads),
@@ -132,7 +118,7 @@ def read_config(folder: Path) -> ModelConfig:
         output_bias=_has_attention_bias(raw, family),
         mlp_bias=family.mlp_bias and bool(raw.get("mlp_bias")),
         qk_norm=family.qk_norm,
-        layer_windows=_layer_windows(path, raw, family, num_layers=num_layers),
+        layer_windows=layer_windows(path, raw, family.windows, num_layers=num_layers),
     )
     check_shape(path, config)
     return config
@@ -172,16 +158,12 @@ def _family(path: Path, raw: Mapping[str, Any]) -> Family:
 def _refuse_unsupported(path: Path, raw: Mapping[str, Any]) -> None:
     for key, neutral in NEUTRAL_VALUES.items():
         if key in raw and raw[key] not in neutral:
-            raise _refused(path, key, raw[key])
+            raise refused(path, key, raw[key])
     family = FAMILIES[str(raw["model_type"])]
     if family.attention_bias != "key" and raw.get("attention_bias"):
-        raise _refused(path, "attention_bias", raw["attention_bias"])
+        raise refused(path, "attention_bias", raw["attention_bias"])
     if not family.mlp_bias and raw.get("mlp_bias"):
-        raise _refused(path, "mlp_bias", raw["mlp_bias"])
-
-
-def _refused(path: Path, key: str, value: object) -> ModelError:
-    return ModelError(f"{path}: {key}={value!r} is not supported", reason="UnsupportedModel")
+        raise refused(path, "mlp_bias", raw["mlp_bias"])
 
 
 def _has_attention_bias(raw: Mapping[str, Any], family: Family) -> bool:
@@ -191,7 +173,7 @@ def _has_attention_bias(raw: Mapping[str, Any], family: Family) -> bool:
 def _num_kv_heads(path: Path, raw: Mapping[str, Any], family: Family, *, num_heads: int) -> int:
     """Absent is the class's default, null is one per query head."""
     absent = family.default_kv_heads if "num_key_value_heads" not in raw else None
-    return _integer(path, raw, "num_key_value_heads", default=absent or num_heads)
+    return integer(path, raw, "num_key_value_heads", default=absent or num_heads)
 
 
 def _head_dim(path: Path, raw: Mapping[str, Any], family: Family, *, hidden_size: int, num_heads: int) -> int:
@@ -200,47 +182,7 @@ def _head_dim(path: Path, raw: Mapping[str, Any], family: Family, *, hidden_size
             f"{path}: hidden_size {hidden_size} is not a multiple of {num_heads} heads, and head_dim isn't given",
             reason="UnsupportedModel",
         )
-    return _integer(path, raw, "head_dim", default=family.default_head_dim or hidden_size // max(num_heads, 1))
-
-
-def _layer_windows(path: Path, raw: Mapping[str, Any], family: Family, *, num_layers: int) -> tuple[int | None, ...]:
-    """[num_layers], or empty when every layer attends to everything."""
-    types, window = raw.get("layer_types"), raw.get("sliding_window")
-    if family.windows == "none":
-        if window is not None:
-            raise _refused(path, "sliding_window", window)
-        is_windowed = _windowed(path, types, num_layers=num_layers) if types else [False] * num_layers
-        if any(is_windowed):
-            raise _refused(path, "layer_types", types)
-        return ()
-    if family.windows == "all":
-        if types is not None:  # transformers' class ignores it; whoever wrote it meant another class
-            raise _refused(path, "layer_types", types)
-        window = raw.get("sliding_window", MISTRAL_WINDOW)
-        return () if window is None else (_window(path, window),) * num_layers
-    if not raw.get("use_sliding_window"):
-        if types and any(_windowed(path, types, num_layers=num_layers)):
-            raise _refused(path, "layer_types", types)
-        return ()
-    first = _integer(path, raw, "max_window_layers", default=QWEN_FULL_LAYERS)
-    by_index = [layer >= first for layer in range(num_layers)]
-    is_windowed = _windowed(path, types, num_layers=num_layers) if types else by_index
-    size = _window(path, raw.get("sliding_window", MISTRAL_WINDOW))
-    return tuple(size if windowed else None for windowed in is_windowed) if any(is_windowed) else ()
-
-
-def _windowed(path: Path, types: object, *, num_layers: int) -> list[bool]:
-    """Which layers have a window. Raises ModelError for a kind of attention that isn't one of two, or a wrong count."""
-    known = {"full_attention": False, "sliding_attention": True}
-    if not isinstance(types, list) or len(types) != num_layers or any(kind not in known for kind in types):
-        raise _refused(path, "layer_types", types)
-    return [known[kind] for kind in types]
-
-
-def _window(path: Path, value: object) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ModelError(f"{path}: sliding_window is {value!r}, the least is 1", reason="UnsupportedModel")
-    return value
+    return integer(path, raw, "head_dim", default=family.default_head_dim or hidden_size // max(num_heads, 1))
 
 
 def _eos_token_ids(folder: Path, raw: Mapping[str, Any]) -> tuple[int, ...]:
@@ -252,12 +194,3 @@ def _eos_token_ids(folder: Path, raw: Mapping[str, Any]) -> tuple[int, ...]:
         value = source.get("eos_token_id")
         found.extend(value if isinstance(value, list) else [] if value is None else [value])
     return tuple(dict.fromkeys(found))
-
-
-def _integer(path: Path, raw: Mapping[str, Any], key: str, *, default: int | None = None) -> int:
-    value = raw.get(key)
-    if value is None:
-        value = default
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise ModelError(f"{path}: {key} is {value!r}, expected an integer", reason="UnsupportedModel")
-    return value

@@ -14,7 +14,8 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from bowsprit_engine.core.runner import ModelConfig
 from bowsprit_engine.errors import ModelError
-from bowsprit_engine.models.config_hf import read_config, read_json
+from bowsprit_engine.models.config_hf import read_config
+from bowsprit_engine.models.config_json import read_json
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"

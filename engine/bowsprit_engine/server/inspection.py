@@ -24,7 +24,7 @@ def print_model(settings: ModelSettings) -> None:
             "model": settings.model,
             "digest": opened.digest,
             "weights": "RANDOM (--load-format dummy)" if settings.load_format == "dummy" else "the model's own",
-            "computed by": f"{opened.backend} backend on {opened.options.device}, "
+            "computed by": f"{opened.options.backend} backend on {opened.options.device}, "
             f"{str(opened.options.dtype).removeprefix('torch.')}",
             **_shape(config),
             "KV cache per token": f"{kv_bytes_per_block(config, itemsize=itemsize) / BLOCK_SIZE / 1024:.1f} KiB",
