@@ -59,3 +59,14 @@ def test_mode_fixed_drafts_in_every_step_however_hopeless():
 
     assert unsaid not in answer
     assert stats.proposed == stats.opportunities == 58
+
+
+def test_where_every_step_is_contended_drafting_is_priced_in_such_steps():
+    """They are in no cell, but an engine on a busy node must not take drafts for free."""
+    stepping = Stepping()
+    stepping.runner.last_step_cpu_seconds = 0.0
+    stepping.submit("r", [5, 6, 7, 8], max_tokens=6)
+    stepping.run()
+
+    assert {(cell.steps, cell.contended > 0) for cell in stepping.counters.cells()} == {(0, True)}
+    assert stepping.pool.step_seconds is not None

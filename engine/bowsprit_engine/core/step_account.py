@@ -87,8 +87,7 @@ class StepAccount:
         if not is_contended:
             self._scheduler.note_step(plan, seconds=seconds)
         if plan.decodes and not plan.prefills:
-            if not is_contended:
-                self._pool.note_step(seconds)
+            self._pool.note_step(seconds, is_contended=is_contended)
             key = CellKey.of(batch=len(plan.decodes), rows=num_rows, context=plan.mean_context)
             tokens = sum(len(entry.verdict.token_ids) for entry in committed)
             self._counters.add_step(key, seconds=seconds, tokens=tokens, is_contended=is_contended)
