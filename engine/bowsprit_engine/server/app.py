@@ -1,13 +1,12 @@
 """The OpenAI port: from an HTTP body to a generation and its answer.
 
-Each handler reads in order: body, prompt, plan, generation, answer. Everything that may be wrong with a request is
-raised as CallerError before anything runs.
+Each handler reads in order: body, prompt, grammar, plan, generation, answer. Everything that may be wrong with a
+request is raised as CallerError before anything runs (planning.py).
 """
 
 from __future__ import annotations
 
 import asyncio
-import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -20,19 +19,17 @@ from fastapi.responses import JSONResponse, Response
 from pydantic import ValidationError
 from starlette.types import ASGIApp
 
-from bowsprit_engine.core.grammar import CompiledGrammar
 from bowsprit_engine.errors import CallerError
 from bowsprit_engine.server import errors, openapi
 from bowsprit_engine.server.edge import Edge, read_body
 from bowsprit_engine.server.generation import Generation, Plan
 from bowsprit_engine.server.lifecycle import Lifecycle, Served
+from bowsprit_engine.server.planning import grammar_of, plan_of
 from bowsprit_engine.server.replies import Kind, Replies
-from bowsprit_engine.server.sampling import sampling_params, speculation_params
 from bowsprit_engine.server.stream import EventStream, until_gone
-from bowsprit_engine.server.structured import Structure, has_form, structure_of
 from bowsprit_engine.server.text import quick_decoder
-from bowsprit_engine.server.tools import ToolUse, call_structure, tool_use
-from bowsprit_engine.server.wire import MAX_CHOICES, ChatBody, CompletionBody
+from bowsprit_engine.server.tools import ToolUse, tool_use
+from bowsprit_engine.server.wire import ChatBody, CompletionBody
 
 Body = TypeVar("Body", ChatBody, CompletionBody)
 Prompt = TypeVar("Prompt")
@@ -92,8 +89,8 @@ class _OpenAIPort:
         _check_model(body.model, served)
         use = tool_use(body, served.prompts.tool_format)
         prompt = await _beside(partial(served.prompts.chat, body, use), num_bytes=num_bytes)
-        grammar = await _grammar(body, served, use)
-        plan = _plan(body, request, served, prompts=[prompt], prefix="chatcmpl", grammar=grammar)
+        grammar = await grammar_of(body, served, use)
+        plan = plan_of(body, request.headers, served, prompts=[prompt], prefix="chatcmpl", grammar=grammar)
         return await _answer(request, served, _asked("chat", body, plan, use))
 
     async def complete(self, request: Request) -> Response:
@@ -104,8 +101,8 @@ class _OpenAIPort:
         body, num_bytes = _parsed(content, CompletionBody), len(content)
         _check_model(body.model, served)
         prompts = await _beside(partial(served.prompts.completion, body), num_bytes=num_bytes)
-        grammar = await _grammar(body, served, None)
-        plan = _plan(body, request, served, prompts=prompts, prefix="cmpl", grammar=grammar)
+        grammar = await grammar_of(body, served, None)
+        plan = plan_of(body, request.headers, served, prompts=prompts, prefix="cmpl", grammar=grammar)
         return await _answer(request, served, _asked("completion", body, plan, None))
 
     async def _read(self, request: Request) -> bytes | None:
@@ -122,71 +119,6 @@ def _parsed(content: bytes, kind: type[Body]) -> Body:
 async def _beside(encode: Callable[[], Prompt], *, num_bytes: int) -> Prompt:
     """A prompt's tokens. Templates and tokenizers of long bodies have a thread, since all streams share the loop."""
     return encode() if num_bytes <= LONG_BODY_BYTES else await to_thread.run_sync(encode)
-
-
-async def _grammar(body: ChatBody | CompletionBody, served: Served, use: ToolUse | None) -> CompiledGrammar | None:
-    """What the answer must keep to, None for nothing. Calls that may be made, but needn't, are not held to schemas that
-    can't be executed: free text is allowed then, and so is a call with other arguments."""
-    is_promised = has_form(body) or (use is not None and use.must_call)
-    if body.ignore_eos and is_promised:
-        raise CallerError("ignore_eos can't be combined with an answer's form: its end ends it", param="ignore_eos")
-    if body.ignore_eos or (use is None and not is_promised):
-        return None
-
-    def structure() -> Structure | None:
-        answer = structure_of(body)
-        return answer if use is None else call_structure(use, answer)
-
-    try:
-        return await served.grammars.compile(structure, names_place=is_promised)
-    except CallerError:
-        if is_promised:
-            raise
-        return None
-
-
-def _plan(
-    body: ChatBody | CompletionBody,
-    request: Request,
-    served: Served,
-    *,
-    prompts: list[tuple[int, ...]],
-    prefix: str,
-    grammar: CompiledGrammar | None,
-) -> Plan:
-    n = body.n or 1
-    if len(prompts) * n > MAX_CHOICES:
-        raise CallerError(f"n is {n}, the limit is {MAX_CHOICES} choices over all {len(prompts)} prompts", param="n")
-    for prompt in prompts:
-        _check_tokens(prompt, served.vocab_size, "messages" if isinstance(body, ChatBody) else "prompt")
-    sampling = sampling_params(
-        body,
-        longest_prompt=max(len(prompt) for prompt in prompts),
-        max_model_len=served.max_model_len,
-        vocab_size=served.vocab_size,
-    )
-    return Plan(
-        request_id=f"{prefix}-{secrets.token_hex(12)}",
-        prompts=prompts,
-        n=n,
-        sampling=sampling,
-        speculation=speculation_params(body),
-        grammar=grammar,
-        stops=body.stop_texts,
-        goes_on=isinstance(body, CompletionBody),
-        tenant=served.capture.tenant(request.headers, user=body.user),
-        capture_allowed=served.capture.is_allowed(request.headers),
-    )
-
-
-def _check_tokens(prompt: tuple[int, ...], vocab_size: int, param: str) -> None:
-    if not prompt:
-        raise CallerError(f"{param}: the prompt is empty, the least is 1 token", param=param)
-    largest = max(prompt)
-    if largest >= vocab_size:
-        raise CallerError(
-            f"{param}: token {largest} is not in the vocabulary, the limit is {vocab_size - 1}", param=param
-        )
 
 
 def _asked(kind: Kind, body: ChatBody | CompletionBody, plan: Plan, use: ToolUse | None) -> _Ask:
