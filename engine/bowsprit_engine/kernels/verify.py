@@ -129,17 +129,19 @@ def draw(
     Parameters may live on the host, and should: whether there is a filter is then known without waiting for the device.
     """
     num_rows, device = logits.shape[0], logits.device
-    if bool(((temperature > 0) & ((top_k > 0) | (top_p < 1) | (min_p > 0))).any()):
-        parameters = (part.to(device, non_blocking=True) for part in (temperature, top_k, top_p, min_p))
-        logits = filters.filter_logits(logits, *parameters)
-    drawn, _ = verify(
-        logits,
-        row_starts=torch.arange(num_rows + 1, dtype=torch.int32, device=device),
-        drafts=torch.zeros(num_rows, dtype=torch.int64, device=device),
-        temperature=temperature.to(device),
-        seeds=seeds.to(device),
-        positions=positions.to(device, torch.int32),
-    )
+    is_filtered = bool(((temperature > 0) & ((top_k > 0) | (top_p < 1) | (min_p > 0))).any())
+    with torch.cuda.device_of(logits):  # type: ignore[no-untyped-call]  # Triton launches on the current device
+        if is_filtered:
+            parameters = (part.to(device, non_blocking=True) for part in (temperature, top_k, top_p, min_p))
+            logits = filters.filter_logits(logits, *parameters)
+        drawn, _ = verify(
+            logits,
+            row_starts=torch.arange(num_rows + 1, dtype=torch.int32, device=device),
+            drafts=torch.zeros(num_rows, dtype=torch.int64, device=device),
+            temperature=temperature.to(device),
+            seeds=seeds.to(device),
+            positions=positions.to(device, torch.int32),
+        )
     return drawn
 
 

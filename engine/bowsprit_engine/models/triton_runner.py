@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from bowsprit_engine.core.runner import BLOCK_SIZE, ModelConfig, ModelOutput, StepBatch
-from bowsprit_engine.kernels import attention, gemm, kv_write, rms_norm, rotary, swiglu
+from bowsprit_engine.kernels import attention, filters, gemm, kv_write, rms_norm, rotary, swiglu, verify
 from bowsprit_engine.models.checkpoint import EMBEDDING, FINAL_NORM, LM_HEAD, Checkpoint, layer_name, take
 from bowsprit_engine.models.rope import rope_tables
 from bowsprit_engine.models.step_graphs import StepGraphs
@@ -77,7 +77,10 @@ class TritonRunner:
         self._graphs: StepGraphs | None = None
 
     def allocate_kv(self, num_blocks: int) -> None:
-        """One block more than asked for: where the padding rows of a graph write. Captures the graphs on a GPU."""
+        """One block more than asked for: where the padding rows of a graph write. On a GPU, captures the graphs.
+
+        After it no kernel is compiled any more, of the model's or the sampler's: requests would wait for that.
+        """
         c = self.config
         shape = (c.num_layers, 2, (num_blocks + 1) * BLOCK_SIZE, c.num_kv_heads, c.head_dim)
         self._kv = torch.zeros(shape, dtype=self._dtype, device=self._device)
@@ -86,6 +89,7 @@ class TritonRunner:
                 self._graphs = StepGraphs(
                     self._all_logits, max_model_len=c.max_model_len, scratch_block=num_blocks, device=self._device
                 )
+                self._compile_sampling()
 
     def kv_bytes_per_block(self) -> int:
         c = self.config
@@ -107,6 +111,19 @@ class TritonRunner:
     def final_norm_weight(self) -> Tensor:
         return self._final_norm
 
+    def linear(
+        self,
+        weight: Tensor,  # [n, k] float32
+    ) -> Callable[[Tensor], Tensor]:  # [rows, k] float32 to [rows, n] float32
+        """Products with a weight that isn't the model's, a head's say, in the model's dtype and by its kernels."""
+        kept = weight.to(self._device, self._dtype).contiguous()
+
+        def product(x: Tensor) -> Tensor:
+            with self._current_device():
+                return self._product(x.to(self._dtype), kept, None, torch.float32)
+
+        return product
+
     def _forward(self, batch: StepBatch) -> ModelOutput:
         if self._graphs is not None and self._graphs.fits(batch):
             return self._graphs.replay(batch)
@@ -118,6 +135,21 @@ class TritonRunner:
         )
         hidden = self._layers_of(rows)
         return ModelOutput(logits=self._logits(hidden[batch.logit_rows]), hidden=hidden.float())
+
+    @torch.inference_mode()
+    def _compile_sampling(self) -> None:
+        def one(dtype: torch.dtype) -> Tensor:
+            return torch.ones(1, dtype=dtype, device=self._device)
+
+        logits = torch.zeros((1, self.config.vocab_size), device=self._device)
+        verify.verify(
+            filters.filter_logits(logits, one(torch.float32), one(torch.int32), one(torch.float32), one(torch.float32)),
+            row_starts=torch.arange(2, dtype=torch.int32, device=self._device),
+            drafts=one(torch.int64),
+            temperature=one(torch.float32),
+            seeds=one(torch.int64),
+            positions=one(torch.int32),
+        )
 
     def _current_device(self) -> contextlib.AbstractContextManager[object]:
         """Triton and graph captures go to the current device, which needn't be the model's."""

@@ -9,10 +9,14 @@ import pytest
 import torch
 
 from bowsprit_engine.core.runner import ModelOutput
+from bowsprit_engine.kernels import gemm
 from bowsprit_engine.models.random_weights import RandomCheckpoint
 from bowsprit_engine.models.step_graphs import StepGraphs
 from bowsprit_engine.models.torch_runner import TorchRunner
 from bowsprit_engine.models.triton_runner import TritonRunner
+from bowsprit_engine.speculation.drafters.base import DraftContext
+from bowsprit_engine.speculation.drafters.head import draft_tokens, serving_head
+from bowsprit_engine.training.head import HeadShape, RecurrentHead, TargetRows
 from tiny_models import random_tokens, rows, tiny_config
 
 TOLERANCE = {"rtol": 1e-4, "atol": 2e-5}  # float32 sums in another order, two layers deep
@@ -111,3 +115,36 @@ def test_steps_without_a_graph_are_known_by_their_shapes():
     assert not graphs.fits(rows(([1, 2], 0, [0]), logit_rows=[1]))
     assert not graphs.fits(rows(([1, 2, 3, 4, 5], 0, [0])))
     assert not graphs.fits(rows(([1], 0, [0, 1, 2])))
+
+
+def test_a_head_drafts_by_its_targets_products(monkeypatch):
+    """Greedy tokens of the head's own arithmetic, sequence by sequence; every product is the Triton kernel's."""
+    products = []
+    kernel = gemm.gemm
+    monkeypatch.setattr(gemm, "gemm", lambda *args, **options: products.append(args) or kernel(*args, **options))
+    runner = runner_of(TritonRunner, tiny_config())
+    draft_ids = torch.arange(3, 53)
+    target = TargetRows(
+        draft_token_ids=draft_ids, lm_head=runner.lm_head_rows(draft_ids), final_norm=runner.final_norm_weight()
+    )
+    torch.manual_seed(0)
+    head = RecurrentHead(HeadShape(hidden_size=64, intermediate_size=24, rms_norm_eps=1e-5), target)
+    hidden, last = torch.randn(3, 64), torch.tensor([5, 299, 40])
+    contexts = [
+        DraftContext(request_id="r", token_ids=(token,), hidden=state, max_draft_tokens=4, seed=0, temperature=0.0)
+        for token, state in zip(last.tolist(), hidden, strict=True)
+    ]
+
+    drafted, _ = draft_tokens(serving_head(head, draft_ids, runner, revision="r"), contexts, embed=runner.embed)
+
+    assert len(products) == 4 * 3 + 1  # a token's three, and the part of 299, which is no draft token
+    assert drafted.tolist() == _greedy(head, draft_ids, hidden, last, runner, num_tokens=4)
+
+
+def _greedy(head, draft_ids, hidden, last, runner, *, num_tokens):
+    state, columns = head.start(hidden), []
+    for _ in range(num_tokens):
+        state = head.advance(state, head.token_part(runner.embed(last)))
+        last = draft_ids[head.logits(state).argmax(dim=-1)]
+        columns.append(last)
+    return torch.stack(columns, dim=1).tolist()

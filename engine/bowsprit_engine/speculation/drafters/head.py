@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
-from typing import cast
+from typing import Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -34,6 +34,13 @@ SELFTEST_SHARE = 0.5  # of the accuracy that the head had when it was made
 CHANCE_FACTOR = 10.0
 
 Linear = Callable[[Tensor], Tensor]
+
+
+@runtime_checkable
+class Multiplies(Protocol):
+    """A runner whose own kernels multiply with any weight: the head runs by them, beside its target."""
+
+    def linear(self, weight: Tensor) -> Linear: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +87,7 @@ def serving_head(
     confidence_temperature: float = 1.0,
 ) -> ServingHead:
     """Fold, pack and tabulate, on the target's device."""
+    make = runner.linear if isinstance(runner, Multiplies) else linear
     device = runner.final_norm_weight().device
     head, draft_token_ids = head.to(device), draft_token_ids.to(device)
     with torch.no_grad():
@@ -91,10 +99,10 @@ def serving_head(
             draft_token_ids=draft_token_ids,
             draft_index=draft_index,
             token_table=head.token_part(runner.embed(draft_token_ids)).detach(),
-            token_up=linear(head.token_up.detach() * head.token_scale.detach()),
-            state_up=linear(head.state_up.detach() * head.state_scale.detach()),
-            down=linear(head.down.detach()),
-            lm_head=linear(head.lm_head * head.output_scale.detach()),
+            token_up=make(head.token_up.detach() * head.token_scale.detach()),
+            state_up=make(head.state_up.detach() * head.state_scale.detach()),
+            down=make(head.down.detach()),
+            lm_head=make(head.lm_head * head.output_scale.detach()),
             confidence_temperature=confidence_temperature,
         )
 
