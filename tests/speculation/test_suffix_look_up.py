@@ -150,6 +150,19 @@ def test_the_oldest_answers_make_room():
     assert answers.num_places == 10 * sum(10 - length for length in NGRAMS)
 
 
+def test_no_more_is_forgotten_than_makes_room():
+    """A long answer that goes at once is a pause of every running stream; its end serves until its place is needed."""
+    answers = RecentAnswers(max_tokens=1000)
+    answers.extend(answers.begin(""), range(1000))
+    latest = answers.begin("")
+    for token_id in range(2000, 2100):
+        answers.extend(latest, [token_id])
+        assert answers.num_tokens == 1000
+
+    assert answers.find("", range(91, 99)) == ()  # the hundredth token followed
+    assert [place.token_id for place in answers.find("", range(92, 100))] == [100]
+
+
 def test_an_answer_that_made_room_while_it_runs_learns_no_more():
     """One endless answer doesn't push out what came after it for ever."""
     answers = RecentAnswers(max_tokens=50)
@@ -158,7 +171,8 @@ def test_an_answer_that_made_room_while_it_runs_learns_no_more():
     answers.extend(first, range(100, 160))
     answers.extend(first, range(160, 200))
 
-    assert (answers.num_tokens, answers.find("", range(100, 108))) == (20, ())
+    assert (answers.num_tokens, answers.find("", range(100, 108))) == (50, ())
+    assert answers.find("", range(170, 178)) == ()
     assert [place.token_id for place in answers.find("", range(8))] == [8]
 
 
