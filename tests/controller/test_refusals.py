@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from controller.lab import sample
 
 pytestmark = pytest.mark.apiserver
 
+CLAIMS = Path(__file__).parents[2] / "manifests" / "claims.yaml"
 HEAD = {"name": "head", "type": "Head"}
 NGRAM = {"name": "ngram", "type": "NGram"}
 URI = {"uri": "file:///m"}
@@ -35,6 +37,16 @@ def test_every_sample_is_accepted(api_server: ClusterUnderTest, name: str) -> No
     found["metadata"]["namespace"] = "default"
     expected = f"speculativemodel.bowsprit.dev/{found['metadata']['name']} created (server dry run)"
     assert complaint(api_server, found).strip() == expected
+
+
+def test_the_samples_claims_are_accepted_under_pod_security_restricted(api_server: ClusterUnderTest) -> None:
+    """In a namespace as strict as those that the operator's pods are made for."""
+    strict = {"pod-security.kubernetes.io/enforce": "restricted"}
+    namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "strict", "labels": strict}}
+    api_server.kubectl("create", "-f", "-", input=json.dumps(namespace))
+    said = api_server.kubectl("create", "--dry-run=server", "--namespace", "strict", "-f", str(CLAIMS), check=False)
+    names = ["persistentvolumeclaim/models", "persistentvolumeclaim/bowsprit-data", "pod/claims"]
+    assert said.splitlines() == [f"{name} created (server dry run)" for name in names]
 
 
 @pytest.mark.parametrize(
