@@ -1,7 +1,7 @@
 """vLLM's engine on the CPU, stepped by hand so that each token is timed as it comes: plain, or with its n-gram drafter.
 
 Words: the Hugging Face folder, `plain` or `ngram`, the longest sequence. Threads come from the environment, as vLLM
-wants it (peers.py sets it).
+wants it (bench/installation.py sets it).
 """
 
 from __future__ import annotations

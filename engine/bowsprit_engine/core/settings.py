@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import uuid
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from bowsprit_engine.core.kv_cache import BLOCK_SIZE
 from bowsprit_engine.errors import CallerError
@@ -32,7 +31,6 @@ class EngineSettings:
     has_prefix_cache: bool = True
     max_waiting: int = 256
     speculation_mode: SpeculationMode = "auto"
-    engine_id: str = field(default_factory=lambda: uuid.uuid4().hex[:8])
 
     def __post_init__(self) -> None:
         """Raises CallerError for a cache in which not even one sequence of full length fits, and for useless limits."""

@@ -14,8 +14,6 @@ from pydantic.alias_generators import to_camel
 
 from bowsprit_operator.resources.kinds import Kind
 
-GROUP_VERSION = "bowsprit.dev/v1alpha1"
-
 
 class ResourceValue(BaseModel):
     """A part of a resource. Unknown keys are ignored when reading: the API server is the one that refuses them."""
