@@ -1,51 +1,39 @@
 """Bringing a DraftPolicy to pods: the table to those that hold an older one, speculators to those that lack them.
 
-Decides what a pod still needs and when a refused speculator is offered again. Refuses to decide what the table says.
-Loading takes seconds to a minute, so it runs beside the ticks; the next scrape shows how it went.
+Decides what a pod still needs, in which role, and that nothing is done to a shadow before what should serve does: the
+shadow may be it, and then the pod has it in memory. Refuses to decide what the table says and when a refused speculator
+is offered again (loads.py).
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 from bowsprit_operator.fleet import ScrapedPod
+from bowsprit_operator.loads import Loads, Offer
 from bowsprit_operator.resources.draft_policy import (
     DesiredSpeculator,
     DraftPolicySpec,
+    LoadedShadow,
     LoadedSpeculator,
     PodAcknowledgement,
 )
-from bowsprit_operator.world.engines import CallFailure, EngineCallError, Engines, PodAddress
+from bowsprit_operator.world.engines import EngineCallError, Engines
 from bowsprit_policy import wire
+from bowsprit_policy.shadow import ShadowState
+from bowsprit_policy.wire import DrafterRole, DrafterState, DrafterStats, DrafterType
 
-OFFER_AGAIN_SECONDS = 300.0  # a pod that refused a speculator is offered it again, not every tick
-
-logger = logging.getLogger(__name__)
+_TOO_OLD = "its engine knows no shadows"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Offer:
-    """One speculator for one boot of one pod. A restarted pod is another boot, so it is offered everything anew."""
+class _Wanted:
+    """What one drafter should serve and score in its shadow; None: nothing."""
 
-    pod_uid: str
-    boot_id: str
-    drafter: str
-    revision: str | None
-
-
-@dataclass(slots=True)
-class _Refusal:
-    at: float
-    message: str
-
-
-@dataclass(slots=True)
-class _Loads:
-    running: dict[_Offer, asyncio.Task[None]] = field(default_factory=dict)
-    refusals: dict[_Offer, _Refusal] = field(default_factory=dict)
+    serving: DesiredSpeculator | None = None
+    candidate: DesiredSpeculator | None = None
 
 
 class Delivery:
@@ -53,31 +41,30 @@ class Delivery:
 
     def __init__(self, engines: Engines) -> None:
         self._engines = engines
-        self._loads = _Loads()
+        self._loads = Loads(engines)
 
     async def deliver(
         self, spec: DraftPolicySpec, pods: Iterable[ScrapedPod], *, heads: Iterable[str], now: float
     ) -> tuple[PodAcknowledgement, ...]:
         """`heads`: the drafters of type Head; one that the policy names no speculator for is unloaded."""
-        wanted: dict[str, DesiredSpeculator | None] = dict.fromkeys(heads)
-        wanted |= {entry.drafter: entry for entry in spec.speculators}
+        serving = {entry.drafter: entry for entry in spec.speculators}
+        candidates = {entry.drafter: entry for entry in spec.candidates}
+        wanted = {
+            drafter: _Wanted(serving=serving.get(drafter), candidate=candidates.get(drafter))
+            for drafter in {*heads, *serving, *candidates}
+        }
         return tuple(await asyncio.gather(*(self._deliver_one(spec, pod, wanted, now) for pod in pods)))
 
     async def aclose(self) -> None:
         """Stop offering; a load that a pod has begun goes on there."""
-        for task in self._loads.running.values():
-            task.cancel()
-        await asyncio.gather(*self._loads.running.values(), return_exceptions=True)
+        await self._loads.aclose()
 
     def forget_pods_except(self, uids: Iterable[str]) -> None:
         """Drop what is remembered of pods that are gone."""
-        alive = set(uids)
-        self._loads.refusals = {
-            offer: refusal for offer, refusal in self._loads.refusals.items() if offer.pod_uid in alive
-        }
+        self._loads.forget_pods_except(uids)
 
     async def _deliver_one(
-        self, spec: DraftPolicySpec, pod: ScrapedPod, wanted: dict[str, DesiredSpeculator | None], now: float
+        self, spec: DraftPolicySpec, pod: ScrapedPod, wanted: Mapping[str, _Wanted], now: float
     ) -> PodAcknowledgement:
         stats = pod.stats
         if stats is None:
@@ -93,64 +80,68 @@ class Delivery:
                 revision, lowered = answer.revision, answer.lowered
             except EngineCallError as error:
                 complaints.append(str(error))
-        complaints += self._offer_speculators(pod.address, stats, wanted, now)
+        speculators = []
+        for drafter in stats.drafters:
+            shadow = None
+            if drafter.name in wanted:
+                complaint, shadow = self._offer(pod, stats.boot_id, drafter, wanted[drafter.name], now)
+                complaints += [] if complaint is None else [complaint]
+            if drafter.type is DrafterType.HEAD:
+                speculators.append(
+                    LoadedSpeculator(
+                        drafter=drafter.name, revision=drafter.revision, state=drafter.state, shadow=shadow
+                    )
+                )
         return PodAcknowledgement(
             name=pod.address.name,
             uid=pod.address.uid,
             revision=revision,
-            speculators=tuple(
-                LoadedSpeculator(drafter=drafter.name, revision=drafter.revision, state=drafter.state)
-                for drafter in stats.drafters
-                if drafter.type is wire.DrafterType.HEAD
-            ),
+            speculators=tuple(speculators),
             lowered=lowered,
             message="; ".join(complaints)[:1024] or None,
         )
 
-    def _offer_speculators(
-        self, address: PodAddress, stats: wire.EngineStats, wanted: dict[str, DesiredSpeculator | None], now: float
-    ) -> list[str]:
-        complaints = []
-        for drafter in stats.drafters:
-            if drafter.name not in wanted:
-                continue
-            desired = wanted[drafter.name]
-            offer = _Offer(
-                pod_uid=address.uid,
-                boot_id=stats.boot_id,
-                drafter=drafter.name,
-                revision=None if desired is None else desired.revision,
-            )
-            if drafter.revision == offer.revision:
-                self._loads.refusals.pop(offer, None)
-                continue
-            refusal = self._loads.refusals.get(offer)
-            if refusal is not None and now - refusal.at < OFFER_AGAIN_SECONDS:
-                complaints.append(refusal.message)
-            elif offer not in self._loads.running:
-                self._begin(address, offer, desired, now)
-        return complaints
+    def _offer(
+        self, pod: ScrapedPod, boot_id: str, drafter: DrafterStats, wanted: _Wanted, now: float
+    ) -> tuple[str | None, LoadedShadow | None]:
+        """Offer what this drafter lacks. Returns why what should serve was refused, and what is in the shadow."""
+        serving = Offer.of(pod.address, boot_id, drafter.name, wanted.serving, DrafterRole.SERVING)
+        if drafter.revision != serving.revision:
+            complaint = self._loads.offer(serving, now)
+            return complaint, _waiting(wanted.candidate, complaint or "what should serve comes first")
+        self._loads.accept(serving)
+        return None, self._offer_shadow(pod, boot_id, drafter, wanted.candidate, now)
 
-    def _begin(self, address: PodAddress, offer: _Offer, desired: DesiredSpeculator | None, now: float) -> None:
-        load = (
-            wire.DrafterLoad(revision=None)
-            if desired is None
-            else wire.DrafterLoad(revision=desired.revision, uri=desired.uri, sha256=desired.sha256)
+    def _offer_shadow(
+        self,
+        pod: ScrapedPod,
+        boot_id: str,
+        drafter: DrafterStats,
+        candidate: DesiredSpeculator | None,
+        now: float,
+    ) -> LoadedShadow | None:
+        found = drafter.shadow
+        offer = Offer.of(pod.address, boot_id, drafter.name, candidate, DrafterRole.SHADOW)
+        if (None if found is None else found.candidate.revision) == offer.revision:
+            self._loads.accept(offer)
+        elif drafter.knows_shadows:
+            refusal = self._loads.offer(offer, now)
+            if refusal is not None and candidate is not None:
+                return LoadedShadow(revision=candidate.revision, state=ShadowState.REFUSED, message=refusal[:1024])
+            return _waiting(candidate, None)
+        elif candidate is not None:
+            return LoadedShadow(revision=candidate.revision, state=ShadowState.UNSUPPORTED, message=_TOO_OLD)
+        if candidate is None or found is None:
+            return None
+        is_broken = found.state is DrafterState.BROKEN
+        return LoadedShadow(
+            revision=candidate.revision,
+            state=ShadowState.BROKEN if is_broken else ShadowState.SCORING,
+            message=found.reason[:1024] or None,
         )
 
-        async def run() -> None:
-            try:
-                answer = await self._engines.load_drafter(address, offer.drafter, load)
-            except EngineCallError as error:
-                logger.warning("speculator %s not loaded: %s", offer.revision, error)
-                if error.reason in (CallFailure.REFUSED, CallFailure.STALE):
-                    self._loads.refusals[offer] = _Refusal(at=now, message=str(error))
-            else:
-                if answer.revision != offer.revision:
-                    message = f"{offer.drafter} is {answer.state}: {answer.reason or 'it kept ' + str(answer.revision)}"
-                    self._loads.refusals[offer] = _Refusal(at=now, message=message)
-                logger.info("pod %s: %s serves %s (%s)", address.name, offer.drafter, answer.revision, answer.state)
-            finally:
-                del self._loads.running[offer]
 
-        self._loads.running[offer] = asyncio.create_task(run(), name=f"load {offer.revision} into {address.name}")
+def _waiting(candidate: DesiredSpeculator | None, message: str | None) -> LoadedShadow | None:
+    if candidate is None:
+        return None
+    return LoadedShadow(revision=candidate.revision, state=ShadowState.LOADING, message=message and message[:1024])

@@ -11,6 +11,7 @@ import logging
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
+from bowsprit_operator import run_result, shadow_stage
 from bowsprit_operator.control_loop import FIELD_MANAGER as CONTROL_LOOP
 from bowsprit_operator.control_loop import key_of
 from bowsprit_operator.learning import desired, runs, verdict
@@ -19,7 +20,7 @@ from bowsprit_operator.resources.conditions import RevisionCondition
 from bowsprit_operator.resources.draft_policy import DesiredSpeculator, DraftPolicy
 from bowsprit_operator.resources.kinds import DRAFT_POLICY, SPECULATOR_TRAINING
 from bowsprit_operator.resources.speculative_model import SpeculativeModel
-from bowsprit_operator.resources.speculator_revision import SpeculatorRevision, SpeculatorRevisionStatus
+from bowsprit_operator.resources.speculator_revision import SpeculatorRevision
 from bowsprit_operator.resources.speculator_training import SpeculatorTraining
 from bowsprit_operator.serving.platform import Platform
 from bowsprit_operator.settings import OperatorSettings
@@ -90,33 +91,54 @@ class LearningLoop:
             logger.warning("SpeculativeModel %s/%s: %s", learned.key.namespace, learned.key.name, error)
 
     async def _serve_what_is_promoted(self, learned: _Learned, now: float) -> None:
-        policy = learned.policy
-        serving = () if policy is None else policy.spec.speculators
-        choices = desired.choices(
+        policy, summary = learned.policy, self._summaries.of(learned.key)
+        judged = await shadow_stage.judge(
+            self._cluster,
             learned.model,
-            serving=serving,
+            policy=policy,
             revisions=learned.revisions,
-            model_digest=self._summaries.of(learned.key).model_digest,
+            observation=summary.observation,
             now=now,
         )
-        wanted = tuple(choice.speculator for choice in choices if choice.speculator is not None)
-        if wanted != serving:
-            await self._write_speculators(learned.model, policy, wanted)
+        self._record(learned.key, judged.decisions)
+        choices = desired.choices(
+            learned.model,
+            stored=None if policy is None else policy.spec,
+            revisions=judged.revisions,
+            model_digest=summary.model_digest,
+            now=now,
+        )
+        serving = tuple(choice.speculator for choice in choices if choice.speculator is not None)
+        candidates = tuple(choice.candidate for choice in choices if choice.candidate is not None)
+        before = () if policy is None else policy.spec.candidates
+        if (serving, candidates) != (() if policy is None else policy.spec.speculators, before):
+            await self._write_speculators(learned.model, policy, serving, candidates)
             self._record(learned.key, (choice.decision for choice in choices))
+        revisions = await shadow_stage.mark(
+            self._cluster, learned.model, choices, judged.revisions, before=before, now=now
+        )
+        await self._say_what_was_promoted(choices, revisions, now)
+        await run_result.follow(self._cluster, learned.trainings, revisions)
+
+    async def _say_what_was_promoted(
+        self, choices: Iterable[desired.Choice], revisions: Iterable[SpeculatorRevision], now: float
+    ) -> None:
         chosen = {choice.speculator.revision: choice for choice in choices if choice.speculator is not None}
-        for revision in learned.revisions:
+        for revision in revisions:
             found = revision.status.conditions
             if revision.name in chosen and not conditions.is_true(found, RevisionCondition.PROMOTED) and found:
                 choice = chosen[revision.name]
-                promoted = verdict.promoted_later(
-                    found, reason=choice.reason, message=choice.message, now=verdict.moment(now)
+                status = verdict.promoted(
+                    revision, reason=choice.reason, message=choice.message, now=verdict.moment(now)
                 )
-                await self._cluster.apply_status(
-                    revision, SpeculatorRevisionStatus(conditions=promoted), manager=FIELD_MANAGER
-                )
+                await self._cluster.apply_status(revision, status, manager=FIELD_MANAGER)
 
     async def _write_speculators(
-        self, model: SpeculativeModel, policy: DraftPolicy | None, wanted: tuple[DesiredSpeculator, ...]
+        self,
+        model: SpeculativeModel,
+        policy: DraftPolicy | None,
+        serving: tuple[DesiredSpeculator, ...],
+        candidates: tuple[DesiredSpeculator, ...],
     ) -> None:
         """Into the stored DraftPolicy; else into a first one without a table, so that pods keep their own."""
         metadata = {"name": names.draft_policy(model.name), "namespace": model.namespace}
@@ -126,10 +148,13 @@ class LearningLoop:
             # These are the control loop's fields, which it fills with its first table.
             first = {"metadata": metadata | owned, "spec": {"revision": 1, "reason": TableReason.NO_PROFILE.value}}
             await self._cluster.apply(DRAFT_POLICY, first, manager=CONTROL_LOOP)
-        speculators = [speculator.manifest() for speculator in wanted]
+        wanted = {
+            "speculators": [speculator.manifest() for speculator in serving],
+            "candidates": [speculator.manifest() for speculator in candidates],
+        }
         await self._cluster.apply(
             DRAFT_POLICY,
-            {"metadata": metadata, "spec": {"speculators": speculators}},
+            {"metadata": metadata, "spec": wanted},
             manager=FIELD_MANAGER,
             resource_version=version,
         )
@@ -160,6 +185,7 @@ class LearningLoop:
         if settings is None or observation is None:
             return
         serving = () if learned.policy is None else learned.policy.spec.speculators
+        candidates = () if learned.policy is None else learned.policy.spec.candidates
         step = learning.step(
             self._states.get(learned.key) or learning.begin(),
             observation,
@@ -167,6 +193,7 @@ class LearningLoop:
             now,
             runs=runs.past(learned.trainings),
             serving_revision=next((s.revision for s in serving if s.drafter == settings.drafter), None),
+            candidate=next((s.revision for s in candidates if s.drafter == settings.drafter), None),
         )
         if step.start is not None:
             number = runs.next_number(

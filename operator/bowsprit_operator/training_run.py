@@ -7,16 +7,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
-from dataclasses import dataclass
 
-from bowsprit_operator import fleet
+from bowsprit_operator import fleet, run_result
 from bowsprit_operator.learning import job, outcome, runs, verdict
-from bowsprit_operator.resources import labels, names
-from bowsprit_operator.resources.conditions import Condition, ConditionStatus, Finding, TrainingCondition, merge
+from bowsprit_operator.resources import names
 from bowsprit_operator.resources.happenings import FaultEvent, Happening
-from bowsprit_operator.resources.kinds import DEPLOYMENT, JOB, SPECULATOR_REVISION
+from bowsprit_operator.resources.kinds import DEPLOYMENT, JOB
 from bowsprit_operator.resources.speculative_model import SpeculativeModel
-from bowsprit_operator.resources.speculator_revision import SpeculatorRevision, SpeculatorRevisionStatus
+from bowsprit_operator.resources.speculator_revision import SpeculatorRevision
 from bowsprit_operator.resources.speculator_training import (
     RunProgress,
     SpeculatorTraining,
@@ -24,33 +22,19 @@ from bowsprit_operator.resources.speculator_training import (
     TrainingOutcome,
 )
 from bowsprit_operator.resources.workloads import Job, Pod
+from bowsprit_operator.run_result import FIELD_MANAGER, Run, conditions_of_run
 from bowsprit_operator.serving import deployment
 from bowsprit_operator.serving.platform import Platform
 from bowsprit_operator.settings import OperatorSettings
 from bowsprit_operator.world.cluster import Cluster, ConflictError, RefusedError
 from bowsprit_operator.world.engines import EngineCallError, Engines
 from bowsprit_operator.world.events import Events
-from bowsprit_policy import gate
 from bowsprit_policy.decision import Decision
-from bowsprit_policy.gate import GateInputs
-from bowsprit_policy.observation import PromotionMode
 from bowsprit_policy.wire import TrainingPhase, TrainingResult
 
-FIELD_MANAGER = "bowsprit-learning-loop"
 KEEP_JOBS_SECONDS = 3600.0  # a finished Job and its logs, once its result is recorded
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Run:
-    """One run in one tick."""
-
-    training: SpeculatorTraining
-    model: SpeculativeModel
-    incumbent: SpeculatorRevision | None
-    model_digest: str | None
-    now: float
 
 
 class TrainingRuns:
@@ -77,7 +61,7 @@ class TrainingRuns:
         now: float,
     ) -> tuple[Decision, ...]:
         """What is missing to end this run. Returns the decisions taken (a rejection)."""
-        run = _Run(training=training, model=model, incumbent=incumbent, model_digest=model_digest, now=now)
+        run = Run(training=training, model=model, incumbent=incumbent, model_digest=model_digest, now=now)
         refusal = runs.refusal(training, model)
         if refusal is not None:
             await self._fail(run, reason=refusal.reason, message=refusal.message)
@@ -116,11 +100,13 @@ class TrainingRuns:
             if stored is not None and stored.metadata.controller_uid == training.metadata.uid:
                 await self._cluster.delete(JOB, stored.namespace, stored.name, uid=stored.metadata.uid)
 
-    async def _begin(self, run: _Run, *, revision: str) -> None:
+    async def _begin(self, run: Run, *, revision: str) -> None:
         """The name is stored before anything bears it: a restarted operator goes on with the same one."""
         status = SpeculatorTrainingStatus(
             observed_generation=run.training.metadata.generation,
-            conditions=_conditions(run, complete=False, failed=False, reason="Running", message="the run has begun"),
+            conditions=conditions_of_run(
+                run, complete=False, failed=False, reason="Running", message="the run has begun"
+            ),
             job_name=revision,
             revision=revision,
             outcome=TrainingOutcome.RUNNING,
@@ -129,7 +115,7 @@ class TrainingRuns:
         )
         await self._write(run, status)
 
-    async def _create_job(self, run: _Run, *, revision: str) -> None:
+    async def _create_job(self, run: Run, *, revision: str) -> None:
         training, storage = run.model.spec.training, run.model.spec.storage
         if training is None or storage is None:
             return  # refused above
@@ -154,7 +140,7 @@ class TrainingRuns:
     async def _pods_of(self, stored: Job) -> tuple[Pod, ...]:
         return await self._cluster.read_all(Pod, stored.namespace, labels={"job-name": stored.name})
 
-    async def _report_progress(self, run: _Run, pods: tuple[Pod, ...]) -> None:
+    async def _report_progress(self, run: Run, pods: tuple[Pod, ...]) -> None:
         for pod in pods:
             address = fleet.address_of(pod)
             if address is None:
@@ -168,14 +154,14 @@ class TrainingRuns:
             status = run.training.status.model_copy(update={"progress": told})
             await self._write(run, status)
 
-    async def _fail(self, run: _Run, *, reason: str, message: str) -> None:
+    async def _fail(self, run: Run, *, reason: str, message: str) -> None:
         incumbent = "untrained drafters" if run.incumbent is None else run.incumbent.name
         told = f"{message}; {incumbent} still serve" + ("" if run.incumbent is None else "s")
         logger.warning("training %s failed (%s): %s", run.training.name, reason, told)
         status = run.training.status.model_copy(
             update={
                 "observed_generation": run.training.metadata.generation,
-                "conditions": _conditions(run, complete=False, failed=True, reason=reason, message=told),
+                "conditions": conditions_of_run(run, complete=False, failed=True, reason=reason, message=told),
                 "outcome": TrainingOutcome.FAILED,
                 "completion_time": verdict.moment(run.now),
             }
@@ -189,88 +175,13 @@ class TrainingRuns:
         )
         await self._events.record(run.model, failed, related=run.training)
 
-    async def _conclude(self, run: _Run, result: TrainingResult, *, revision: str) -> tuple[Decision, ...]:
-        """Revision, then its conditions, then the run's end: cut short anywhere, the same is done again."""
-        inputs = GateInputs(
-            evaluation=result.evaluation,
-            min_gain=run.model.spec.promotion.min_gain,
-            candidate_model_digest=result.model_digest,
-            serving_model_digest=run.model_digest,
-        )
-        judgement = gate.decide(inputs)
-        drafter = run.training.spec.drafter
-        number = names.revision_number(revision, model_name=run.model.name, drafter=drafter)
+    async def _conclude(self, run: Run, result: TrainingResult, *, revision: str) -> tuple[Decision, ...]:
+        number = names.revision_number(revision, model_name=run.model.name, drafter=run.training.spec.drafter)
         if number is None:
-            message = f"status.revision {revision} is no revision of {run.model.name} and {drafter}"
+            message = f"status.revision {revision} is no revision of {run.model.name} and {run.training.spec.drafter}"
             await self._fail(run, reason="RevisionNameWrong", message=message)
             return ()
-        stored = await self._keep(verdict.revision_of(run.training, result, name=revision, number=number))
-        by_gate = self._is_promoted_by_gate(run)
-        moment = verdict.moment(run.now)
-        judged = verdict.conditions_of(
-            judgement, is_promoted_by_gate=by_gate, stored=stored.status.conditions, now=moment
-        )
-        await self._cluster.apply_status(stored, SpeculatorRevisionStatus(conditions=judged), manager=FIELD_MANAGER)
-        ended = verdict.outcome_of(judgement, is_promoted_by_gate=by_gate)
-        status = run.training.status.model_copy(
-            update={
-                "observed_generation": run.training.metadata.generation,
-                "conditions": _conditions(
-                    run, complete=True, failed=False, reason=judgement.reason, message=judgement.message
-                ),
-                "outcome": ended,
-                "gain": None if result.evaluation is None else result.evaluation.recent.gain.mean,
-                "completion_time": moment,
-                "progress": RunProgress(phase=TrainingPhase.DONE),
-            }
-        )
-        await self._write(run, status)
-        if ended is not TrainingOutcome.REJECTED:
-            return ()
-        incumbent = None if run.incumbent is None else run.incumbent.name
-        return (gate.rejection(inputs, judgement, candidate=revision, incumbent=incumbent, now=run.now),)
+        return await run_result.conclude(self._cluster, run, result, name=revision, number=number)
 
-    async def _keep(self, revision: SpeculatorRevision) -> SpeculatorRevision:
-        """Store it. One that is there already is this one, since its name was reserved before the Job began."""
-        manifest = {
-            "metadata": {
-                "name": revision.name,
-                "namespace": revision.namespace,
-                "labels": {labels.MODEL: revision.spec.model_name, labels.DRAFTER: revision.spec.drafter},
-            },
-            "spec": revision.spec.manifest(),
-        }
-        try:
-            created = await self._cluster.create(SPECULATOR_REVISION, manifest, manager=FIELD_MANAGER)
-        except ConflictError:
-            existing = await self._cluster.read(SpeculatorRevision, revision.namespace, revision.name)
-            if existing is None:
-                raise
-            return existing
-        return SpeculatorRevision.model_validate(created)
-
-    def _is_promoted_by_gate(self, run: _Run) -> bool:
-        drafters = run.model.spec.speculation.drafters
-        pinned = next((d.revision for d in drafters if d.name == run.training.spec.drafter), None)
-        return run.model.spec.promotion.mode is PromotionMode.AUTO and pinned is None
-
-    async def _write(self, run: _Run, status: SpeculatorTrainingStatus) -> None:
+    async def _write(self, run: Run, status: SpeculatorTrainingStatus) -> None:
         await self._cluster.apply_status(run.training, status, manager=FIELD_MANAGER)
-
-
-def _conditions(run: _Run, *, complete: bool, failed: bool, reason: str, message: str) -> tuple[Condition, ...]:
-    findings = tuple(
-        Finding(
-            type=type_,
-            status=ConditionStatus.TRUE if is_true else ConditionStatus.FALSE,
-            reason=reason,
-            message=message[:4096],
-        )
-        for type_, is_true in ((TrainingCondition.COMPLETE, complete), (TrainingCondition.FAILED, failed))
-    )
-    return merge(
-        run.training.status.conditions,
-        findings,
-        now=verdict.moment(run.now),
-        generation=run.training.metadata.generation,
-    )

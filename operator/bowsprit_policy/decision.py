@@ -14,6 +14,7 @@ class DecisionKind(StrEnum):
 
     DRAFT_LENGTH = "DraftLength"
     TRAIN = "Train"
+    SHADOW = "Shadow"
     PROMOTE = "Promote"
     REJECT = "Reject"
     ROLLBACK = "Rollback"

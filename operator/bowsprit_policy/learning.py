@@ -65,11 +65,13 @@ def step(
     *,
     runs: tuple[PastRun, ...] = (),
     serving_revision: str | None = None,
+    candidate: str | None = None,
 ) -> LearningStep:
     """Take in one scrape of the fleet and decide. Never raises.
 
     `runs`: every known run of this model, in any order. `serving_revision`: the promoted revision of the trained
-    drafter, None while it is untrained (the trigger is then the first traffic, not drift).
+    drafter, None while it is untrained (the trigger is then the first traffic, not drift). `candidate`: the one that is
+    scored in its shadow.
     """
     seen = observe(state.fleet, observation)
     if seen.has_other_model:
@@ -87,6 +89,7 @@ def step(
         tokens_per_second=state.demand_tokens / state.demand_seconds if state.demand_seconds > 0 else 0.0,
         seconds_per_token=state.decode_seconds / state.decode_tokens if state.decode_tokens >= 1 else None,
         has_metrics=seen.num_answering > 0,
+        candidate=candidate,
     )
     outcome = worth.decide(inputs)
     decisions: tuple[Decision, ...] = ()

@@ -1,13 +1,14 @@
-"""Which speculator revision should serve. First light knows one stage, All: no shadow, no canary.
+"""Which speculator revision should serve, and which should be scored in its shadow before it does.
 
 A target change invalidates every speculator: fall back to untrained drafters at once. A pinned revision is the user's
-promotion and needs no verdict, only the right model. Refuses to know how a revision is loaded; what was decided
-before is read from the revisions, not remembered.
+promotion and needs no verdict, only the right model. Refuses to know how a revision is loaded and how a shadow is
+judged (shadow.py does); what was decided before is read from the revisions, not remembered. No canary yet: what comes
+out of its shadow serves on all pods.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from bowsprit_policy import record
@@ -24,13 +25,17 @@ class PromotionReason(StrEnum):
     TARGET_CHANGED = "TargetChanged"
     REVISION_MISSING = "RevisionMissing"
     # unchanged
+    IN_SHADOW = "InShadow"
     NOTHING_NEW = "NothingNew"
     MANUAL = "Manual"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Revision:
-    """A stored speculator of this model and drafter. `number` orders them; `verdict` None: not evaluated yet."""
+    """A stored speculator of this model and drafter. `number` orders them; `verdict` None: not evaluated yet.
+
+    `verdict` is that of the gate and of its shadow together. `shadow`: how its shadow ended, None while it hasn't.
+    """
 
     name: str
     number: int
@@ -39,70 +44,75 @@ class Revision:
     parent: str | None = None
     is_rolled_back: bool = False
     acceptance_length: float | None = None
+    shadow: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PromotionInputs:
-    """Everything that a promotion looks at."""
+    """Everything that a promotion looks at. `candidate`: what drafts in the shadow now.
+
+    `shadow_seconds`: the longest time that it does; 0 without that stage.
+    """
 
     serving: str | None
     revisions: tuple[Revision, ...]
     mode: PromotionMode
     pinned: str | None
     model_digest: str | None
+    candidate: str | None = None
+    shadow_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PromotionOutcome:
-    """`serving`: what should serve from now on, None for the untrained drafters."""
+    """`serving`: what should serve from now on, None for the untrained drafters. `candidate`: what in its shadow."""
 
     serving: str | None
     reason: PromotionReason
     message: str
+    candidate: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PromotionStep:
-    """`serving`: what should serve from now on, None for the untrained drafters. `decision` None: nothing changed."""
+    """The outcome, and the decision that it is; None where nothing changed that status should tell."""
 
-    serving: str | None
-    reason: PromotionReason
-    message: str
+    outcome: PromotionOutcome
     decision: Decision | None
 
 
-def step(
-    *,
-    serving: str | None,
-    revisions: tuple[Revision, ...],
-    mode: PromotionMode,
-    pinned: str | None,
-    model_digest: str | None,
-    now: float,
-) -> PromotionStep:
+def step(inputs: PromotionInputs, *, now: float) -> PromotionStep:
     """Choose. `pinned`: the revision named in spec. `model_digest`: that of the engines, None while unknown (holds)."""
-    inputs = PromotionInputs(serving=serving, revisions=revisions, mode=mode, pinned=pinned, model_digest=model_digest)
     outcome = decide(inputs)
-    decision = None
-    if outcome.serving != serving:
-        kind = DecisionKind.PROMOTE if outcome.serving is not None else DecisionKind.ROLLBACK
-        decision = Decision(
-            at=now,
-            kind=kind,
-            reason=outcome.reason,
-            message=outcome.message,
-            before=serving or "untrained",
-            after=outcome.serving or "untrained",
-            record=record.line(kind=kind, at=now, inputs=inputs, outcome=outcome),
-        )
-    return PromotionStep(serving=outcome.serving, reason=outcome.reason, message=outcome.message, decision=decision)
+    kind = _kind(inputs, outcome)
+    if kind is None:
+        return PromotionStep(outcome=outcome, decision=None)
+    after = outcome.candidate if kind is DecisionKind.SHADOW else outcome.serving
+    decision = Decision(
+        at=now,
+        kind=kind,
+        reason=outcome.reason,
+        message=outcome.message,
+        before=inputs.serving or "untrained",
+        after=after or "untrained",
+        record=record.line(kind=kind, at=now, inputs=inputs, outcome=outcome),
+    )
+    return PromotionStep(outcome=outcome, decision=decision)
+
+
+def _kind(inputs: PromotionInputs, outcome: PromotionOutcome) -> DecisionKind | None:
+    if outcome.serving != inputs.serving:
+        return DecisionKind.PROMOTE if outcome.serving is not None else DecisionKind.ROLLBACK
+    is_new = outcome.candidate is not None and outcome.candidate != inputs.candidate
+    return DecisionKind.SHADOW if is_new else None
 
 
 def decide(inputs: PromotionInputs) -> PromotionOutcome:
     """Choose. `model_digest` None (no engine has reported): what serves stays."""
     digest = inputs.model_digest
     if digest is None:
-        return _unchanged(inputs, "no engine has told its model digest yet")
+        unknown = _unchanged(inputs, "no engine has told its model digest yet")
+        return replace(unknown, candidate=inputs.candidate)
     known = {revision.name: revision for revision in inputs.revisions}
     if inputs.pinned is not None:
         return _pinned(inputs, known.get(inputs.pinned), digest)
@@ -132,9 +142,17 @@ def decide(inputs: PromotionInputs) -> PromotionOutcome:
             message=f"{newest.name} passed the gate and waits: pin it in spec to promote it",
         )
     length = f", acceptance length {newest.acceptance_length:.2f}" if newest.acceptance_length is not None else ""
-    return PromotionOutcome(
-        serving=newest.name, reason=PromotionReason.GATE_PASSED, message=f"{newest.name} passed the gate{length}"
-    )
+    passed = f"{newest.name} passed the gate{length}"
+    if newest.shadow is None and inputs.shadow_seconds > 0:
+        beside = inputs.serving or "the untrained drafters"
+        return PromotionOutcome(
+            serving=inputs.serving,
+            candidate=newest.name,
+            reason=PromotionReason.IN_SHADOW,
+            message=f"{passed}, and drafts beside {beside} for at most {inputs.shadow_seconds:.0f} s before it serves",
+        )
+    ended = f"; in its shadow: {newest.shadow}" if newest.shadow is not None else ""
+    return PromotionOutcome(serving=newest.name, reason=PromotionReason.GATE_PASSED, message=f"{passed}{ended}")
 
 
 def _pinned(inputs: PromotionInputs, revision: Revision | None, digest: str) -> PromotionOutcome:

@@ -6,11 +6,11 @@ Refuses to know clusters, clocks and logs: a line goes in, both answers come out
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, TypeAdapter
+from pydantic import Discriminator, Tag, TypeAdapter
 
-from bowsprit_policy import draft_length, gate, promotion, worth
+from bowsprit_policy import draft_length, gate, promotion, shadow, worth
 from bowsprit_policy.decision import DecisionKind
 from bowsprit_policy.table_decision import DraftLengthInputs, TableDecision
 
@@ -37,7 +37,7 @@ class TrainRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GateRecord:
-    """A rejected candidate."""
+    """A candidate that the gate rejected."""
 
     kind: Literal[DecisionKind.REJECT]
     at: float
@@ -46,18 +46,54 @@ class GateRecord:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PromotionRecord:
-    """Another revision serves, or none."""
+class ShadowRecord:
+    """A candidate that was rejected while it drafted in the shadow."""
 
-    kind: Literal[DecisionKind.PROMOTE, DecisionKind.ROLLBACK]
+    kind: Literal[DecisionKind.REJECT]
+    at: float
+    inputs: shadow.ShadowInputs
+    outcome: shadow.ShadowJudgement
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromotionRecord:
+    """Another revision serves, or none; or one begins to draft in the shadow."""
+
+    kind: Literal[DecisionKind.PROMOTE, DecisionKind.ROLLBACK, DecisionKind.SHADOW]
     at: float
     inputs: promotion.PromotionInputs
     outcome: promotion.PromotionOutcome
 
 
-Record = TableRecord | TrainRecord | GateRecord | PromotionRecord
+Record = TableRecord | TrainRecord | GateRecord | ShadowRecord | PromotionRecord
 
-_RECORD: TypeAdapter[Record] = TypeAdapter(Annotated[Record, Field(discriminator="kind")])
+
+def _tag(line: Any) -> str | None:
+    """Which record a parsed line is: by its kind, and a rejection by who rejected. None is refused."""
+    match line:
+        case {"kind": DecisionKind.DRAFT_LENGTH}:
+            return "table"
+        case {"kind": DecisionKind.TRAIN}:
+            return "train"
+        case {"kind": DecisionKind.REJECT, "inputs": {"pods": _}}:
+            return "shadow"
+        case {"kind": DecisionKind.REJECT}:
+            return "gate"
+        case {"kind": _}:
+            return "promotion"
+    return None
+
+
+_RECORD: TypeAdapter[Record] = TypeAdapter(
+    Annotated[
+        Annotated[TableRecord, Tag("table")]
+        | Annotated[TrainRecord, Tag("train")]
+        | Annotated[GateRecord, Tag("gate")]
+        | Annotated[ShadowRecord, Tag("shadow")]
+        | Annotated[PromotionRecord, Tag("promotion")],
+        Discriminator(_tag),
+    ]
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,5 +122,7 @@ def _decided_again(record: Record) -> Record:
             return replace(record, outcome=worth.decide(record.inputs))
         case GateRecord():
             return replace(record, outcome=gate.decide(record.inputs))
+        case ShadowRecord():
+            return replace(record, outcome=shadow.decide(record.inputs))
         case PromotionRecord():
             return replace(record, outcome=promotion.decide(record.inputs))

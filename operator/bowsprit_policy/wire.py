@@ -163,6 +163,11 @@ class DrafterStats(WireModel):
     not_finite: int = 0
     shadow: ShadowStats | None = None
 
+    @property
+    def knows_shadows(self) -> bool:
+        """Whether the engine that said this has shadows. One that doesn't would serve what is meant for a shadow."""
+        return "shadow" in self.model_fields_set
+
 
 class StepCell(WireModel):
     """Whole-step wall time, summed over the steps of one bucket. Steps that carried prefill are never in a cell.

@@ -47,6 +47,7 @@ class LearningReason(StrEnum):
     # not started
     TRAINING_OFF = "TrainingOff"
     RUN_IN_PROGRESS = "RunInProgress"
+    CANDIDATE_IN_SHADOW = "CandidateInShadow"
     NOT_ENOUGH_TOKENS = "NotEnoughTokens"
     NO_DRIFT = "NoDrift"
     COOLDOWN = "Cooldown"
@@ -60,7 +61,7 @@ class StartInputs:
     """Everything that a start looks at. `tokens`, `requests`: captured since the last run began.
 
     `seconds_per_token`: accelerator time of a decoded token, measured; None without any. `drift`: of the serving
-    revision, None while there is none.
+    revision, None while there is none. `candidate`: the revision that is scored in its shadow, if any.
     """
 
     now: float
@@ -73,6 +74,7 @@ class StartInputs:
     tokens_per_second: float
     seconds_per_token: float | None
     has_metrics: bool
+    candidate: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,6 +112,9 @@ def decide(inputs: StartInputs) -> StartDecision:
     running = [run.name for run in inputs.runs if run.outcome is RunOutcome.RUNNING]
     if running:
         return _no(LearningReason.RUN_IN_PROGRESS, f"{', '.join(running)} is running")
+    if inputs.candidate is not None:
+        message = f"{inputs.candidate} drafts in the shadow: a run would start from what it may replace"
+        return _no(LearningReason.CANDIDATE_IN_SHADOW, message)
     if not inputs.has_metrics:
         return _no(LearningReason.METRICS_MISSING, "no engine answers")
     if inputs.tokens < settings.min_tokens or inputs.requests < settings.min_requests:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 from aiohttp import web
 
@@ -37,13 +38,23 @@ def paying_service(*, matches: float = 0.9) -> SimulatedService:
 
 @dataclass(slots=True, kw_only=True)
 class FakeEngine:
-    """`token`: the one it accepts, None for any. `is_silent`: it never answers. `refusal`: what a load gets as 400."""
+    """`token`: the one it accepts, None for any. `is_silent`: it never answers. `refusal`: what a load gets as 400.
+
+    `shadow_refusal`: what a load for the shadow gets. `knows_shadows`: False is an engine of the version before them,
+    which takes any role for serving. `reads`: revisions that were read from storage. `shadow_matches`: matched tokens
+    of candidate and incumbent at each place that a tick of traffic scores.
+    """
 
     service: SimulatedService = field(default_factory=paying_service)
     ip: str = field(default_factory=lambda: next(_addresses))
     token: str | None = None
     is_silent: bool = False
     refusal: str | None = None
+    shadow_refusal: str | None = None
+    knows_shadows: bool = True
+    shadow_matches: Sequence[tuple[int, int]] = ()
+    shadow: wire.ShadowStats | None = None
+    reads: list[str] = field(default_factory=list)
     revision: int = 0
     table: tuple[wire.TableRow, ...] = ()
     capture: wire.CaptureStats = field(default_factory=wire.CaptureStats)
@@ -57,11 +68,13 @@ class FakeEngine:
     def run_traffic(self) -> None:
         """One tick of traffic under the table that was pushed last."""
         self.service.run(self.table)
+        if self.shadow is not None:
+            self.shadow = scored(self.shadow, self.shadow_matches)
 
     def restart(self) -> None:
         """A new process of the same pod: no table, no speculator, counters at 0."""
         self.service.restart()
-        self.revision, self.table = 0, ()
+        self.revision, self.table, self.shadow = 0, (), None
         for drafter in self.service.drafters:
             if drafter.type is DrafterType.HEAD:
                 drafter.revision, drafter.state = None, DrafterState.EMPTY
@@ -94,9 +107,14 @@ class FakeEngine:
         return await handler(request)  # type: ignore[operator, no-any-return]
 
     async def _stats(self, request: web.Request) -> web.Response:
-        return _json(
-            self.service.stats().model_copy(update={"policy_revision": self.revision, "capture": self.capture})
-        )
+        stats = self.service.stats().model_copy(update={"policy_revision": self.revision, "capture": self.capture})
+        told = stats.model_copy(update={"drafters": tuple(map(self._with_shadow, stats.drafters))})
+        # An engine of the version before shadows says nothing of them, not even null.
+        unsaid: dict[str, Any] = {} if self.knows_shadows else {"drafters": {"__all__": {"shadow"}}}
+        return web.Response(text=told.model_dump_json(by_alias=True, exclude=unsaid), content_type="application/json")
+
+    def _with_shadow(self, drafter: wire.DrafterStats) -> wire.DrafterStats:
+        return drafter.model_copy(update={"shadow": self.shadow if drafter.type is DrafterType.HEAD else None})
 
     async def _profile(self, request: web.Request) -> web.Response:
         self.profiles_served += 1
@@ -121,9 +139,57 @@ class FakeEngine:
         if self.refusal is not None:
             return web.json_response({"error": {"message": self.refusal}}, status=400)
         drafter = next(known for known in self.service.drafters if known.name == name)
+        if self.knows_shadows and load.role is wire.DrafterRole.SHADOW:
+            if self.shadow_refusal is not None:
+                return web.json_response({"error": {"message": self.shadow_refusal}}, status=400)
+            self._put_shadow(drafter.revision, load)
+        else:
+            self._serve(drafter, load)
+        answer = next(stats for stats in self.service.stats().drafters if stats.name == name)
+        return _json(self._with_shadow(answer))
+
+    def _put_shadow(self, incumbent: str | None, load: wire.DrafterLoad) -> None:
+        if load.revision is None:
+            self.shadow = None
+            return
+        self.reads.append(load.revision)
+        self.shadow = wire.ShadowStats(
+            state=DrafterState.ACTIVE,
+            candidate=wire.ShadowScores(revision=load.revision),
+            incumbent=None if incumbent is None else wire.ShadowScores(revision=incumbent),
+        )
+
+    def _serve(self, drafter: SimulatedDrafter, load: wire.DrafterLoad) -> None:
+        if self.shadow is not None and self.shadow.candidate.revision == load.revision:
+            self.shadow = None  # the second buffer becomes the first
+        elif load.revision is not None:
+            self.reads.append(load.revision)
         drafter.revision = load.revision
         drafter.state = DrafterState.EMPTY if load.revision is None else DrafterState.ACTIVE
-        return _json(next(stats for stats in self.service.stats().drafters if stats.name == name))
+
+
+def scored(shadow: wire.ShadowStats, pairs: Sequence[tuple[int, int]]) -> wire.ShadowStats:
+    """The same shadow after these places too; without an incumbent, the second of each pair is nobody's."""
+    if shadow.incumbent is None:
+        squares, incumbent = 0, None
+    else:
+        squares = sum((ours - theirs) ** 2 for ours, theirs in pairs)
+        incumbent = _counted(shadow.incumbent, [theirs for _, theirs in pairs])
+    return shadow.model_copy(
+        update={
+            "sequence_steps": shadow.sequence_steps + len(pairs),
+            "squared_differences": shadow.squared_differences + squares,
+            "candidate": _counted(shadow.candidate, [ours for ours, _ in pairs]),
+            "incumbent": incumbent,
+        }
+    )
+
+
+def _counted(scores: wire.ShadowScores, counts: Sequence[int]) -> wire.ShadowScores:
+    """By position, as an engine adds them up for drafts of four."""
+    matched = [sum(count > position for count in counts) for position in range(4)]
+    before = (*scores.matched, 0, 0, 0, 0)
+    return scores.model_copy(update={"matched": tuple(a + b for a, b in zip(before, matched, strict=False))})
 
 
 def _json(value: wire.WireModel) -> web.Response:

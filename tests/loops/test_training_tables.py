@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from bowsprit_operator.learning import desired, job, outcome, runs, verdict
-from bowsprit_operator.resources.draft_policy import DesiredSpeculator
+from bowsprit_operator.resources.conditions import RevisionCondition
+from bowsprit_operator.resources.draft_policy import DesiredSpeculator, DraftPolicySpec
 from bowsprit_operator.resources.speculative_model import SpeculativeModel
 from bowsprit_operator.resources.speculator_revision import SpeculatorRevision
 from bowsprit_operator.resources.speculator_training import SpeculatorTraining
@@ -17,6 +18,7 @@ from bowsprit_operator.serving.platform import Platform
 from bowsprit_policy import gate
 from bowsprit_policy.learning import LearningReason, TrainingStart
 from bowsprit_policy.promotion import PromotionReason
+from bowsprit_policy.shadow import ShadowReason
 from builders import MODEL_DIGEST, training_result
 
 BEGIN = datetime(2026, 1, 1, tzinfo=UTC)
@@ -54,8 +56,9 @@ def a_training(name: str = "m-head-1", *, age: int = 0, drafter: str = "head", *
 
 
 def a_revision(
-    number: int, *, passed: bool = True, claim: str = "learning", drafter: str = "head"
+    number: int, *, passed: bool = True, claim: str = "learning", drafter: str = "head", is_shadowed: bool = True
 ) -> SpeculatorRevision:
+    """`is_shadowed`: its time in the shadow has ended well."""
     judged = gate.judge(
         training_result(candidate=2.4 if passed else 1.9).evaluation,
         min_gain=0.02,
@@ -67,13 +70,11 @@ def a_revision(
     made = verdict.revision_of(a_training(name, drafter=drafter), result, name=name, number=number)
     assert made.spec.artifact.uri.startswith("file:///claims/learning/")
     artifact = made.spec.artifact.model_copy(update={"uri": f"file:///claims/{claim}/{name}"})
-    conditions = verdict.conditions_of(judged, is_promoted_by_gate=True, stored=(), now=BEGIN)
-    return made.model_copy(
-        update={
-            "spec": made.spec.model_copy(update={"artifact": artifact}),
-            "status": made.status.model_copy(update={"conditions": conditions}),
-        }
-    )
+    status = verdict.judged(made, judged, verdict.AfterGate.IS_SHADOWED, BEGIN)
+    if is_shadowed:
+        ended = verdict.finding(RevisionCondition.SHADOWED, True, ShadowReason.BETTER_IN_SHADOW, "0.62 more")
+        status = verdict.with_findings(status, (ended,), now=BEGIN)
+    return made.model_copy(update={"spec": made.spec.model_copy(update={"artifact": artifact}), "status": status})
 
 
 def a_job(*, failed: str | None = None, complete: bool = False) -> Job:
@@ -321,5 +322,54 @@ def test_what_a_drafter_should_serve(
     expected: tuple[str | None, PromotionReason],
 ) -> None:
     """Only what passed the gate, for this target, and what the pods can reach."""
-    (choice,) = desired.choices(a_model(), serving=serving, revisions=revisions, model_digest=digest, now=0.0)
+    stored = DraftPolicySpec(revision=1, speculators=serving)
+    (choice,) = desired.choices(a_model(), stored=stored, revisions=revisions, model_digest=digest, now=0.0)
     assert (choice.speculator and choice.speculator.revision, choice.reason) == expected
+    assert choice.candidate is None
+
+
+@pytest.mark.parametrize(
+    ("promotion", "expected"),
+    [
+        ({}, ("m-head-1", "m-head-2", PromotionReason.IN_SHADOW)),
+        ({"shadow": "90s"}, ("m-head-1", "m-head-2", PromotionReason.IN_SHADOW)),
+        ({"shadow": "0s"}, ("m-head-2", None, PromotionReason.GATE_PASSED)),
+        ({"mode": "Manual"}, ("m-head-1", None, PromotionReason.MANUAL)),
+    ],
+)
+def test_what_passed_the_gate_drafts_in_the_shadow_first(
+    promotion: dict[str, str], expected: tuple[str, str | None, PromotionReason]
+) -> None:
+    """Unless the spec leaves that stage out; the candidate is offered from where it is stored."""
+    stored = DraftPolicySpec(revision=1, speculators=(SERVING_1,))
+    revisions = [a_revision(1), a_revision(2, is_shadowed=False)]
+    (choice,) = desired.choices(
+        a_model(promotion=promotion), stored=stored, revisions=revisions, model_digest=MODEL_DIGEST, now=0.0
+    )
+    candidate = choice.candidate
+    assert choice.speculator is not None
+    assert (choice.speculator.revision, candidate and candidate.revision, choice.reason) == expected
+    assert candidate is None or candidate.uri == "file:///claims/learning/m-head-2"
+
+
+@pytest.mark.parametrize(
+    ("passed", "after", "outcome_", "stage", "promoted"),
+    [
+        (True, verdict.AfterGate.SERVES, "Promoted", "Promoted", ("True", "GatePassed")),
+        (True, verdict.AfterGate.IS_SHADOWED, "Evaluated", "Evaluated", ("False", "InShadow")),
+        (True, verdict.AfterGate.WAITS_FOR_USER, "Evaluated", "Evaluated", ("False", "Manual")),
+        (False, verdict.AfterGate.IS_SHADOWED, "Rejected", "Rejected", ("False", "WorseThanIncumbent")),
+    ],
+)
+def test_what_the_gate_says_of_a_run_and_its_revision(
+    passed: bool, after: verdict.AfterGate, outcome_: str, stage: str, promoted: tuple[str, str]
+) -> None:
+    """The run's outcome, the revision's stage and why it does or doesn't serve yet."""
+    evaluation = training_result(candidate=2.4 if passed else 1.9).evaluation
+    digests = {"candidate_model_digest": MODEL_DIGEST, "serving_model_digest": MODEL_DIGEST}
+    judgement = gate.judge(evaluation, min_gain=0.02, **digests)
+    made = verdict.revision_of(a_training(), training_result(revision="m-head-1"), name="m-head-1", number=1)
+    status = verdict.judged(made, judgement, after, BEGIN)
+    found = next(condition for condition in status.conditions if condition.type == RevisionCondition.PROMOTED)
+    assert (verdict.outcome_of(judgement, after), status.stage) == (outcome_, stage)
+    assert (found.status.value, found.reason) == promoted

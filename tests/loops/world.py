@@ -40,6 +40,7 @@ MODEL_SPEC: dict[str, Any] = {
     "model": {"uri": "pvc://models/smollm2.gguf", "servedName": "smollm2"},
     "speculation": {"drafters": [{"name": "ngram", "type": "NGram"}, {"name": "head", "type": "Head"}]},
     "training": {"drafter": "head", "trigger": {"minTokens": "1k"}, "budget": {"deadline": "10m"}},
+    "promotion": {"shadow": "0s"},  # tests that are about that stage ask for it
     "storage": {"claimName": "learning"},
 }
 

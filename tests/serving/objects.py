@@ -77,12 +77,17 @@ def a_pod(name: str = "m-1", *, ready: bool = True, waiting: tuple[str, str] | N
     )
 
 
-def a_policy(*, speculators: tuple[dict[str, Any], ...] = (), pods: tuple[dict[str, Any], ...] = ()) -> DraftPolicy:
+def a_policy(
+    *,
+    speculators: tuple[dict[str, Any], ...] = (),
+    candidates: tuple[dict[str, Any], ...] = (),
+    pods: tuple[dict[str, Any], ...] = (),
+) -> DraftPolicy:
     """A DraftPolicy at revision 3."""
     return DraftPolicy.model_validate(
         {
             "metadata": {"name": "m", "namespace": "ns"},
-            "spec": {"revision": 3, "table": [], "speculators": list(speculators)},
+            "spec": {"revision": 3, "table": [], "speculators": list(speculators), "candidates": list(candidates)},
             "status": {"pods": list(pods)},
         }
     )

@@ -290,6 +290,26 @@ def test_speculators_in_use_show_what_their_evaluation_measured() -> None:
     ]
 
 
+CANDIDATES = (WANTED[0] | {"revision": "m-head-3"},)
+
+
+def test_a_candidate_is_shown_beside_what_serves() -> None:
+    """By its role; SpeculatorCurrent is about what serves, and names it."""
+    policy = a_policy(speculators=WANTED, candidates=CANDIDATES, pods=(acknowledged("m-head-2"),))
+    written = compose(a_model(**TRAINED), policy=policy)
+    in_use = [(entry.name, entry.revision, entry.role.value) for entry in written.speculators]
+    assert in_use == [("head", "m-head-2", "Serving"), ("head", "m-head-3", "Shadow")]
+    expected = ("True", "SpeculatorLoaded", "m-head-2 serves on 1 pods; m-head-3 drafts in the shadow")
+    assert found(written, ModelCondition.SPECULATOR_CURRENT) == expected
+
+
+def test_a_first_candidate_is_why_nothing_is_promoted_yet() -> None:
+    """Whoever waits for the first head sees that there is one."""
+    written = compose(a_model(**TRAINED), policy=a_policy(candidates=CANDIDATES))
+    message = "no revision is promoted; m-head-3 passed the gate and drafts in the shadow"
+    assert found(written, ModelCondition.SPECULATOR_CURRENT) == ("False", "SpeculatorInShadow", message)
+
+
 def test_figures_are_rounded_strings() -> None:
     """No floats in the API."""
     written = compose(a_model(), summary=ModelSummary(scraped_at=1.0, speculation=figures()))

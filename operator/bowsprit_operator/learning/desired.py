@@ -1,4 +1,4 @@
-"""Which trained speculators the pods should serve: one promotion step per drafter of type Head.
+"""Which trained speculators the pods should serve and score in the shadow: a promotion step per drafter of type Head.
 
 Decides which stored revisions are a drafter's own. Refuses to choose among them (bowsprit_policy.promotion does), to
 load anything, and to remember: what was decided before is read from the revisions and the DraftPolicy.
@@ -10,8 +10,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from bowsprit_operator.resources import conditions, names
-from bowsprit_operator.resources.conditions import RevisionCondition
-from bowsprit_operator.resources.draft_policy import DesiredSpeculator
+from bowsprit_operator.resources.conditions import ConditionStatus, RevisionCondition
+from bowsprit_operator.resources.draft_policy import DesiredSpeculator, DraftPolicySpec
 from bowsprit_operator.resources.speculative_model import DrafterEntry, SpeculativeModel
 from bowsprit_operator.resources.speculator_revision import SpeculatorRevision
 from bowsprit_policy import promotion
@@ -22,10 +22,11 @@ from bowsprit_policy.wire import DrafterType
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
-    """What one drafter should serve, and why. `speculator` None: untrained."""
+    """What one drafter should serve, and why. `speculator` None: untrained. `candidate`: what drafts beside it."""
 
     drafter: str
     speculator: DesiredSpeculator | None
+    candidate: DesiredSpeculator | None
     reason: promotion.PromotionReason
     message: str
     decision: Decision | None
@@ -34,42 +35,51 @@ class Choice:
 def choices(
     model: SpeculativeModel,
     *,
-    serving: tuple[DesiredSpeculator, ...],
+    stored: DraftPolicySpec | None,
     revisions: Iterable[SpeculatorRevision],
     model_digest: str | None,
     now: float,
 ) -> tuple[Choice, ...]:
-    """One per drafter of type Head, in the spec's order. `serving`: what the DraftPolicy says now."""
+    """One per drafter of type Head, in the spec's order. `stored`: what the DraftPolicy says now."""
     known = tuple(revisions)
     heads = (drafter for drafter in model.spec.speculation.drafters if drafter.type is DrafterType.HEAD)
-    return tuple(_choice(model, drafter, serving, known, model_digest, now) for drafter in heads)
+    return tuple(_choice(model, drafter, stored, known, model_digest, now) for drafter in heads)
 
 
 def _choice(
     model: SpeculativeModel,
     drafter: DrafterEntry,
-    serving: tuple[DesiredSpeculator, ...],
+    stored: DraftPolicySpec | None,
     revisions: tuple[SpeculatorRevision, ...],
     model_digest: str | None,
     now: float,
 ) -> Choice:
     own = {revision.name: revision for revision in revisions if _is_for(revision, model, drafter)}
-    before = next((entry for entry in serving if entry.drafter == drafter.name), None)
-    step = promotion.step(
+    before = _entry(() if stored is None else stored.speculators, drafter.name)
+    shadow = _entry(() if stored is None else stored.candidates, drafter.name)
+    inputs = promotion.PromotionInputs(
         serving=None if before is None else before.revision,
+        candidate=None if shadow is None else shadow.revision,
         revisions=tuple(_value(revision) for revision in own.values()),
         mode=model.spec.promotion.mode,
         pinned=drafter.revision,
         model_digest=model_digest,
-        now=now,
+        shadow_seconds=model.spec.promotion.shadow.total_seconds(),
     )
+    step = promotion.step(inputs, now=now)
+    outcome = step.outcome
     return Choice(
         drafter=drafter.name,
-        speculator=_speculator(step.serving, drafter=drafter.name, own=own, before=before),
-        reason=step.reason,
-        message=step.message,
+        speculator=_speculator(outcome.serving, drafter=drafter.name, own=own, before=before),
+        candidate=_speculator(outcome.candidate, drafter=drafter.name, own=own, before=shadow),
+        reason=outcome.reason,
+        message=outcome.message,
         decision=step.decision,
     )
+
+
+def _entry(entries: tuple[DesiredSpeculator, ...], drafter: str) -> DesiredSpeculator | None:
+    return next((entry for entry in entries if entry.drafter == drafter), None)
 
 
 def _is_for(revision: SpeculatorRevision, model: SpeculativeModel, drafter: DrafterEntry) -> bool:
@@ -91,7 +101,14 @@ def _value(revision: SpeculatorRevision) -> promotion.Revision:
         parent=revision.spec.parent,
         is_rolled_back=conditions.is_true(revision.status.conditions, RevisionCondition.ROLLED_BACK),
         acceptance_length=None if evaluation is None else evaluation.recent.candidate.mean,
+        shadow=_shadow(revision),
     )
+
+
+def _shadow(revision: SpeculatorRevision) -> str | None:
+    """How its shadow ended, with the numbers; None while it hasn't."""
+    found = conditions.find(revision.status.conditions, RevisionCondition.SHADOWED)
+    return found.message if found is not None and found.status is ConditionStatus.TRUE else None
 
 
 def verdict_of(revision: SpeculatorRevision) -> Verdict | None:

@@ -43,6 +43,7 @@ class RevisionCondition(StrEnum):
     """Condition types of a SpeculatorRevision."""
 
     EVALUATED = "Evaluated"
+    SHADOWED = "Shadowed"
     PROMOTED = "Promoted"
     REJECTED = "Rejected"
     ROLLED_BACK = "RolledBack"
@@ -83,6 +84,7 @@ class ModelReason(StrEnum):
     # SpeculatorCurrent
     NOT_TRAINED_HERE = "NotTrainedHere"
     UNTRAINED = "Untrained"
+    SPECULATOR_IN_SHADOW = "SpeculatorInShadow"
     SPECULATOR_LOADED = "SpeculatorLoaded"
     SPECULATOR_LOADING = "SpeculatorLoading"
     SPECULATOR_REFUSED = "SpeculatorRefused"

@@ -6,11 +6,12 @@ from typing import ClassVar
 
 from bowsprit_operator.resources.base import Resource, ResourceValue
 from bowsprit_operator.resources.kinds import DRAFT_POLICY, Kind
+from bowsprit_policy.shadow import ShadowState
 from bowsprit_policy.wire import DrafterState, LoweredDrafter, Sha256, TableRow
 
 
 class DesiredSpeculator(ResourceValue):
-    """The trained speculator that one drafter should serve."""
+    """The trained speculator that one drafter should serve, or score in its shadow."""
 
     drafter: str
     revision: str
@@ -19,21 +20,31 @@ class DesiredSpeculator(ResourceValue):
 
 
 class DraftPolicySpec(ResourceValue):
-    """`reason` and `message`: why this revision was written."""
+    """`reason` and `message`: why this revision was written. `candidates` draft in the shadow of `speculators`."""
 
     revision: int
     reason: str | None = None
     message: str | None = None
     table: tuple[TableRow, ...] = ()
     speculators: tuple[DesiredSpeculator, ...] = ()
+    candidates: tuple[DesiredSpeculator, ...] = ()
+
+
+class LoadedShadow(ResourceValue):
+    """What a pod does with a candidate. `message`: why it doesn't score it."""
+
+    revision: str
+    state: ShadowState
+    message: str | None = None
 
 
 class LoadedSpeculator(ResourceValue):
-    """What a pod says about one trained drafter. `revision` None: untrained."""
+    """What a pod says about one trained drafter. `revision` None: untrained. `shadow`: of its candidate, if any."""
 
     drafter: str
     revision: str | None = None
     state: DrafterState
+    shadow: LoadedShadow | None = None
 
 
 class PodAcknowledgement(ResourceValue):

@@ -137,10 +137,11 @@ class TrainingSpec(ResourceValue):
 
 
 class PromotionSpec(ResourceValue):
-    """spec.promotion. `min_gain` is a share of one."""
+    """spec.promotion. `min_gain` is a share of one. `shadow`: the longest time in it; 0 leaves that stage out."""
 
     mode: PromotionMode = PromotionMode.AUTO
     min_gain: Percent = 0.02
+    shadow: Duration = timedelta(minutes=10)
 
 
 class StorageSpec(ResourceValue):
@@ -187,12 +188,19 @@ class SpeculationFigures(ResourceValue):
     drafter: str | None = None
 
 
+class SpeculatorRole(StrEnum):
+    """What a trained speculator is used for: to draft for requests, or to be scored beside the one that does."""
+
+    SERVING = "Serving"
+    SHADOW = "Shadow"
+
+
 class SpeculatorInUse(ResourceValue):
     """An entry of status.speculators."""
 
     name: str
     revision: str
-    role: str = "Serving"
+    role: SpeculatorRole = SpeculatorRole.SERVING
     acceptance_length: str | None = None
 
 

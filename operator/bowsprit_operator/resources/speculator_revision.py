@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import ClassVar
 
 from bowsprit_operator.resources.base import Decimal6, Resource, ResourceValue, Time
@@ -72,10 +73,44 @@ class SpeculatorRevisionSpec(ResourceValue):
     evaluation: RevisionEvaluation | None = None
 
 
-class SpeculatorRevisionStatus(ResourceValue):
-    """Evaluated, Promoted, Rejected, RolledBack."""
+class RevisionStage(StrEnum):
+    """How far a revision has come. Evaluated: it passed the gate, and waits for its shadow or for the user."""
 
+    EVALUATED = "Evaluated"
+    SHADOW = "Shadow"
+    PROMOTED = "Promoted"
+    REJECTED = "Rejected"
+
+
+class Difference(ResourceValue):
+    """Of matched tokens per place, with the interval that holds however often it is looked at; decimal strings."""
+
+    mean: Decimal6
+    low: Decimal6
+    high: Decimal6
+
+
+class ShadowProgress(ResourceValue):
+    """What was scored since `start_time`: places of live text, and tokens matched per place by it and by `incumbent`.
+
+    Figures are written when there are twice as many places, and at the end. `incumbent` None: none serves.
+    """
+
+    start_time: Time
+    incumbent: str | None = None
+    pods: int = 0
+    places: int = 0
+    candidate_matched: Decimal6 | None = None
+    incumbent_matched: Decimal6 | None = None
+    difference: Difference | None = None
+
+
+class SpeculatorRevisionStatus(ResourceValue):
+    """Conditions: Evaluated, Shadowed, Promoted, Rejected, RolledBack. `stage` sums them up."""
+
+    stage: RevisionStage | None = None
     conditions: tuple[Condition, ...] = ()
+    shadow: ShadowProgress | None = None
 
 
 class SpeculatorRevision(Resource):

@@ -21,7 +21,7 @@ class TrainingTrigger(StrEnum):
 
 
 class TrainingOutcome(StrEnum):
-    """How a run ended. Evaluated: it passed the gate and waits for the user (promotion mode Manual)."""
+    """How a run ended. Evaluated: it passed the gate, and is in the shadow or waits for the user (promotion Manual)."""
 
     RUNNING = "Running"
     PROMOTED = "Promoted"

@@ -208,10 +208,19 @@ def _speculator_current(situation: Situation) -> Finding:
         return _finding(type_, FALSE, ModelReason.SPECULATOR_REFUSED, "; ".join(refused))
     if behind or not pods:
         return _finding(type_, FALSE, ModelReason.SPECULATOR_LOADING, f"{revisions} wanted; {'; '.join(behind)}")
-    return _finding(type_, TRUE, ModelReason.SPECULATOR_LOADED, f"{revisions} serves on {len(pods)} pods")
+    beside = f"; {candidates} drafts in the shadow" if (candidates := _candidates(situation)) else ""
+    return _finding(type_, TRUE, ModelReason.SPECULATOR_LOADED, f"{revisions} serves on {len(pods)} pods{beside}")
+
+
+def _candidates(situation: Situation) -> str:
+    policy = situation.observed.policy
+    return "" if policy is None else ", ".join(entry.revision for entry in policy.spec.candidates)
 
 
 def _untrained(situation: Situation) -> Finding:
+    if candidates := _candidates(situation):
+        message = f"no revision is promoted; {candidates} passed the gate and drafts in the shadow"
+        return _finding(ModelCondition.SPECULATOR_CURRENT, FALSE, ModelReason.SPECULATOR_IN_SHADOW, message)
     running = [
         training.name for training in situation.observed.trainings if training.status.outcome is TrainingOutcome.RUNNING
     ]

@@ -15,6 +15,7 @@ from bowsprit_operator.resources.speculative_model import (
     EffectiveValues,
     SpeculativeModelStatus,
     SpeculatorInUse,
+    SpeculatorRole,
 )
 from bowsprit_operator.serving import figures
 from bowsprit_operator.serving.conditions import Situation, all_findings
@@ -70,13 +71,17 @@ def _speculators(observed: Observed) -> tuple[SpeculatorInUse, ...]:
         for revision in observed.revisions
         if revision.spec.evaluation is not None
     }
+    spec = observed.policy.spec
+    in_use = [(SpeculatorRole.SERVING, entry) for entry in spec.speculators]
+    in_use += [(SpeculatorRole.SHADOW, entry) for entry in spec.candidates]
     return tuple(
         SpeculatorInUse(
             name=entry.drafter,
             revision=entry.revision,
+            role=role,
             acceptance_length=f"{evaluated[entry.revision]:.2f}" if entry.revision in evaluated else None,
         )
-        for entry in observed.policy.spec.speculators
+        for role, entry in in_use
     )
 
 

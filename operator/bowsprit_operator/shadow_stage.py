@@ -1,0 +1,103 @@
+"""The shadow stage, carried out: who begins to be scored, who is judged, who stopped; all stored in the revisions.
+
+One call of each per tick, cut short anywhere and done again in the next one. Decides neither which candidate drafts
+in the shadow nor how it did (bowsprit_policy does).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from bowsprit_operator.learning import shadowing, verdict
+from bowsprit_operator.learning.desired import Choice
+from bowsprit_operator.resources.draft_policy import DesiredSpeculator, DraftPolicy
+from bowsprit_operator.resources.speculative_model import SpeculativeModel
+from bowsprit_operator.resources.speculator_revision import (
+    RevisionStage,
+    SpeculatorRevision,
+    SpeculatorRevisionStatus,
+)
+from bowsprit_operator.world.cluster import Cluster
+from bowsprit_policy import shadow
+from bowsprit_policy.decision import Decision
+from bowsprit_policy.gate import Verdict
+from bowsprit_policy.observation import Observation
+
+FIELD_MANAGER = "bowsprit-learning-loop"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judged:
+    """The revisions as they are stored now, and what was decided (rejections)."""
+
+    revisions: tuple[SpeculatorRevision, ...]
+    decisions: tuple[Decision, ...] = ()
+
+
+async def judge(
+    cluster: Cluster,
+    model: SpeculativeModel,
+    *,
+    policy: DraftPolicy | None,
+    revisions: tuple[SpeculatorRevision, ...],
+    observation: Observation | None,
+    now: float,
+) -> Judged:
+    """The candidates of the stored DraftPolicy, by what pods scored until now. Without a scrape nothing is judged."""
+    if policy is None or observation is None:
+        return Judged(revisions=revisions)
+    known = {revision.name: revision for revision in revisions}
+    decisions = []
+    for candidate in policy.spec.candidates:
+        stored = known.get(candidate.revision)
+        given = None
+        if stored is not None:
+            limit = model.spec.promotion.shadow.total_seconds()
+            given = shadowing.inputs(
+                candidate, stored, policy=policy, observation=observation, limit_seconds=limit, now=now
+            )
+        if stored is None or given is None:
+            continue
+        judgement = shadow.decide(given)
+        status = shadowing.judged(stored, given, judgement, now=verdict.moment(now))
+        known[stored.name] = await _write(cluster, stored, status)
+        if judgement.verdict is Verdict.REJECTED:
+            decisions.append(shadow.rejection(given, judgement, now=now))
+    return Judged(revisions=tuple(known.values()), decisions=tuple(decisions))
+
+
+async def mark(
+    cluster: Cluster,
+    model: SpeculativeModel,
+    choices: Iterable[Choice],
+    revisions: tuple[SpeculatorRevision, ...],
+    *,
+    before: tuple[DesiredSpeculator, ...],
+    now: float,
+) -> tuple[SpeculatorRevision, ...]:
+    """Who is a candidate of the DraftPolicy now, and who isn't any more. Returns the revisions as stored then.
+
+    `before`: its candidates until now. The time of one that is new there begins, whatever an earlier model left.
+    """
+    chosen = {choice.candidate.revision: choice for choice in choices if choice.candidate is not None}
+    moment = verdict.moment(now)
+    marked = []
+    for revision in revisions:
+        is_marked, choice = revision.status.stage is RevisionStage.SHADOW, chosen.get(revision.name)
+        if choice is not None and (not is_marked or choice.candidate not in before):
+            status = shadowing.begun(revision, message=choice.message, now=moment)
+            marked.append(await _write(cluster, revision, status))
+        elif choice is None and is_marked and revision.spec.model_name == model.name:
+            message = "another revision, or none, is the candidate now"
+            marked.append(await _write(cluster, revision, shadowing.stopped(revision, message=message, now=moment)))
+        else:
+            marked.append(revision)
+    return tuple(marked)
+
+
+async def _write(
+    cluster: Cluster, revision: SpeculatorRevision, status: SpeculatorRevisionStatus
+) -> SpeculatorRevision:
+    await cluster.apply_status(revision, status, manager=FIELD_MANAGER)
+    return revision.model_copy(update={"status": status})
