@@ -46,6 +46,7 @@ NUM_AFTER = 60
 NUM_COMPARED = 32
 NUM_QUESTIONS = NUM_LEARNT_FROM + NUM_AFTER + NUM_COMPARED
 TRAINING_SECONDS = 900.0
+SHADOW_SECONDS = 20
 PAUSE_SECONDS = 2.0
 ADMISSION_SECONDS = 75.0
 DRAFTER = {Mode.PLAIN: None, Mode.UNTRAINED: "suffix", Mode.TRAINED: None}
@@ -62,7 +63,9 @@ def bring_up() -> ServedModel:
     kube = prepare_namespace(cluster, NAMESPACE)
     console.rule("2  kubectl apply: manifests/samples/cpu-smollm2.yaml, Ready when its engine is")
     # The sample waits for 50k tokens of traffic; a demo for as many as a gate of 200 held-out requests needs.
-    kube.apply(sample(NAMESPACE, training__trigger={"acceptanceDrop": "5%", "minTokens": "20k"}))
+    trigger = {"acceptanceDrop": "5%", "minTokens": "20k"}
+    # The sample leaves a candidate ten minutes in the shadow, which a demo with one user's traffic hasn't.
+    kube.apply(sample(NAMESPACE, training__trigger=trigger, promotion__shadow=f"{SHADOW_SECONDS}s"))
     return ServedModel.when_ready(kube, "smollm2")
 
 
@@ -108,7 +111,7 @@ class Traffic:
         return answer
 
     async def until_trained(self, prompts: list[Prompt]) -> Json | None:
-        """A little traffic goes on until the run has ended; the run, None if none began."""
+        """A little traffic goes on until the run and its revision's shadow have ended; the run, None if none began."""
         task = self._task("training on that traffic, serving on", total=1)
 
         async def request(number: int) -> Answer:
@@ -123,9 +126,12 @@ class Traffic:
                 return None
             told = run.get("status", {}).get("progress", {})
             steps = f" {told['step']}/{told['steps']}" if told.get("steps") else ""
-            self.progress.update(task, description=f"training: {told.get('phase', 'Starting')}{steps}, serving on")
+            is_evaluated = run.get("status", {}).get("outcome") == "Evaluated"
+            phase = "in the shadow" if is_evaluated else f"training: {told.get('phase', 'Starting')}{steps}"
+            self.progress.update(task, description=f"{phase}, serving on")
             self.record.note_decisions(self.model.resource)
-            return run if is_true(run, "Complete") or is_true(run, "Failed") else None
+            has_ended = is_true(run, "Complete") or is_true(run, "Failed")
+            return run if has_ended and not is_evaluated else None
 
         async with kept_up(request, concurrency=1):
             try:
@@ -176,7 +182,8 @@ async def run(model: ServedModel) -> Record:
     with Progress(*shown, console=console) as progress:
         traffic = Traffic(model, record, progress)
         await traffic.phase("without speculation", Mode.PLAIN, learnt_from[:NUM_PLAIN])
-        earlier = next((run for run in runs_of(model) if is_true(run, "Complete")), None)
+        complete = (run for run in runs_of(model) if is_true(run, "Complete"))
+        earlier = next((run for run in complete if run["status"].get("outcome") != "Evaluated"), None)
         untrained = learnt_from if earlier is None else learnt_from[:NUM_AFTER]
         await traffic.phase("untrained drafters", Mode.UNTRAINED, untrained)
         training = earlier or await traffic.until_trained(after)

@@ -19,7 +19,14 @@ from demo_record import Mode, Record, Sample, moment
 WINDOW_SECONDS = 5.0
 SIDE_BY_SIDE = "side by side"
 COLOURS = {Mode.PLAIN: "#7f7f7f", Mode.UNTRAINED: "#1f77b4", Mode.TRAINED: "#2ca02c"}
-MARKS = {"DraftLength": "#ff7f0e", "Train": "#9467bd", "Promote": "#2ca02c", "Reject": "#d62728", "Rollback": "#d62728"}
+MARKS = {
+    "DraftLength": "#ff7f0e",
+    "Train": "#9467bd",
+    "Shadow": "#7f7f7f",
+    "Promote": "#2ca02c",
+    "Reject": "#d62728",
+    "Rollback": "#d62728",
+}
 
 
 def draw(record: Record, path: Path) -> Path:

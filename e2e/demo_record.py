@@ -99,8 +99,10 @@ class Record:
         if is_true(revision, "Promoted"):
             self.revision = revision["metadata"]["name"]
             self.verdict = f"{self.revision} was promoted ({source}): {condition(revision, 'Promoted')['message']}"
-        else:
+        elif is_true(revision, "Rejected"):
             self.verdict = f"{name} was Rejected ({source}): {condition(revision, 'Rejected').get('message')}"
+        else:
+            self.verdict = f"{name} waits ({source}): {condition(revision, 'Promoted').get('message')}"
 
     def of_mode(self, mode: Mode) -> list[Sample]:
         """The samples that were asked side by side, in the order of the questions."""

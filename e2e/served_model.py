@@ -99,3 +99,17 @@ class ServedModel:
         }
         uids = [pod["metadata"]["uid"] for pod in self.pods]
         return bool(uids) and all(revision in loaded.get(uid, []) for uid in uids)
+
+    def shadows(self, revision: str) -> bool:
+        """Whether every Ready pod scores this candidate in its shadow."""
+        policy = self.kube.get("dpol", self.name) or {}
+        scoring = {
+            pod["uid"]: [
+                entry["shadow"]["revision"]
+                for entry in pod.get("speculators", [])
+                if entry.get("shadow", {}).get("state") == "Scoring"
+            ]
+            for pod in policy.get("status", {}).get("pods", [])
+        }
+        uids = [pod["metadata"]["uid"] for pod in self.pods]
+        return bool(uids) and all(revision in scoring.get(uid, []) for uid in uids)

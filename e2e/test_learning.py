@@ -1,4 +1,4 @@
-"""The learning loop for real: captured traffic, a Job on the CPU, the gate, and what serves afterwards."""
+"""The learning loop for real: captured traffic, a Job on the CPU, the gate, the shadow, and what serves afterwards."""
 
 from __future__ import annotations
 
@@ -9,7 +9,16 @@ from installation import sample
 from kube import Json, Kube, condition, eventually, is_true
 from served_model import ServedModel
 from traffic import Answer, ask, send
-from training_runs import acceptance_length, ended, narrow, noise, runs_of, set_training, start_by_hand
+from training_runs import (
+    acceptance_length,
+    ended,
+    narrow,
+    noise,
+    runs_of,
+    set_promotion,
+    set_training,
+    start_by_hand,
+)
 
 NUM_REQUESTS = 440
 NUM_FRESH = 48
@@ -29,9 +38,18 @@ async def triggered(smollm2: ServedModel) -> Json:
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def promoted(triggered: Json, smollm2: ServedModel) -> Json:
-    """The revision of that run, loaded by every pod."""
+async def shadowed(triggered: Json, smollm2: ServedModel) -> Json:
+    """The revision of that run while every pod scores it and none serves it. Nobody asks, so it waits ten minutes."""
     name = triggered["status"]["revision"]
+    await eventually(lambda: smollm2.shadows(name), seconds=60, what=f"{name} in every pod's shadow")
+    return smollm2.kube.read("srev", name)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def promoted(shadowed: Json, smollm2: ServedModel) -> Json:
+    """The same, served by every pod once the user found that it had waited long enough."""
+    name = shadowed["metadata"]["name"]
+    set_promotion(smollm2, shadow="1s")
     await eventually(lambda: smollm2.serves(name), seconds=60, what=f"{name} in every pod")
     return smollm2.kube.read("srev", name)
 
@@ -42,6 +60,15 @@ async def test_first_traffic_starts_a_run_and_its_job_completes(triggered: Json,
     smollm2.kube.wait(f"job/{triggered['status']['jobName']}", "condition=Complete", seconds=30)
     assert (triggered["spec"]["trigger"], condition(triggered, "Complete")["status"]) == ("FirstTraffic", "True")
     assert any(character.isdigit() for character in triggered["spec"]["message"])
+
+
+async def test_what_passed_the_gate_drafts_in_the_shadow_before_it_serves(shadowed: Json, promoted: Json) -> None:
+    """While it does, it says so; afterwards, how that ended and since when it was there."""
+    during, after = condition(shadowed, "Shadowed"), condition(promoted, "Shadowed")
+    assert (shadowed["status"]["stage"], is_true(shadowed, "Promoted")) == ("Shadow", False)
+    assert (during["status"], during["reason"]) == ("Unknown", "Shadowing")
+    assert (promoted["status"]["stage"], after["status"], after["reason"]) == ("Promoted", "True", "TooFewPlaces")
+    assert promoted["status"]["shadow"]["startTime"] == shadowed["status"]["shadow"]["startTime"]
 
 
 async def test_a_head_that_learnt_the_stream_passes_the_gate(promoted: Json) -> None:

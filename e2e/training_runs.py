@@ -102,5 +102,14 @@ def _copied_with_owner(source: str, target: str) -> str:
 
 def set_training(model: ServedModel, **training: Any) -> None:
     """Change spec.training as a user would."""
-    patch = json.dumps({"spec": {"training": training}})
+    _patch(model, {"training": training})
+
+
+def set_promotion(model: ServedModel, **promotion: Any) -> None:
+    """Change spec.promotion as a user would."""
+    _patch(model, {"promotion": promotion})
+
+
+def _patch(model: ServedModel, spec: Json) -> None:
+    patch = json.dumps({"spec": spec})
     model.kube.run("patch", "smodel", model.name, "--type=merge", f"--patch={patch}")
