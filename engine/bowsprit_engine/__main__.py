@@ -27,6 +27,7 @@ SERVE_HELP = """Serve a model over OpenAI's API, with speculative decoding.
 
 \b
     bowsprit-engine serve --model ./Llama-3.1-8B-Instruct --device cuda --max-batch-size 32 --kv-cache-memory 8Gi
+    bowsprit-engine serve --model SmolLM2.gguf --drafter suffix=Suffix         # looks recent answers up too
     bowsprit-engine serve --model SmolLM2.gguf --speculation off               # plain decoding
     BOWSPRIT_MODEL=SmolLM2.gguf BOWSPRIT_DRAIN_SECONDS=2m bowsprit-engine serve
 
@@ -58,7 +59,7 @@ BENCH_HELP = """Measure a model on this machine: tokens/s with and without specu
 
 Use prompts like your own traffic: what speculation gains depends on the text. `auto` is what an engine does before an
 operator has pushed a table. The ratio to plain decoding is taken round by round, and so bears a load that comes and
-goes.
+goes. Every prompt is new to every round: what a Suffix drafter remembers of answers is forgotten between two.
 """
 
 application = typer.Typer(

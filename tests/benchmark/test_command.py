@@ -50,6 +50,24 @@ def test_modes_and_batch_sizes_are_compared_and_speculation_changes_no_text(mode
     assert "median [least, most]" in result.output
 
 
+def test_no_round_looks_up_the_answers_of_another(model: Path, tmp_path: Path) -> None:
+    """They are the same answers: three rounds say what one says, which is next to nothing on random text."""
+
+    def acceptance_length(rounds: int) -> float:
+        figures = tmp_path / "figures.json"
+        result = bench(
+            model, "--modes", "4", "--batch-sizes", "1", "--rounds", str(rounds), "--max-tokens", "24",
+            "--temperature", "2", "--drafter", "suffix=Suffix", "--json-file", str(figures),
+        )  # fmt: skip
+        assert result.exit_code == 0, result.output
+        (line,) = json.loads(figures.read_text())
+        return float(line["sample"]["acceptance_length"])
+
+    once = acceptance_length(1)
+    assert once < 1.5
+    assert acceptance_length(3) == once
+
+
 def test_prompts_come_from_a_file_and_those_too_long_for_the_model_are_named(model: Path, tmp_path: Path) -> None:
     """One that fits is enough; none that does is an error with the numbers."""
     prompts = tmp_path / "prompts.jsonl"

@@ -104,9 +104,10 @@ def run(
     sampling: SamplingParams,
     name: str,
 ) -> Run:
-    """Answer all prompts, `batch_size` at a time; request i has seed `sampling.seed` + i. `name` makes ids unique.
+    """Answer all prompts, `batch_size` at a time; request i has seed `sampling.seed` + i.
 
-    Raises WorldError when a request fails, CallerError for one that can't be served.
+    `name` makes ids unique and is the tenant, so that nobody looks up what an earlier run was answered. Raises
+    WorldError when a request fails, CallerError for one that can't be served.
     """
     ended: queue.SimpleQueue[_Open] = queue.SimpleQueue()
     answers: dict[int, Answered] = {}
@@ -115,7 +116,7 @@ def run(
         if index >= batch_size:
             _settle(ended.get(), answers)
         request = _Open(index, ended)
-        engine.submit(_request(request, prompt, sampling, f"{name}-{index}"))
+        engine.submit(_request(request, prompt, sampling, name))
     while len(answers) < len(prompts):
         _settle(ended.get(), answers)
     seconds = time.perf_counter() - begin
@@ -126,11 +127,12 @@ def _settle(request: _Open, answers: dict[int, Answered]) -> None:
     answers[request.index] = request.answered()
 
 
-def _request(request: _Open, prompt: tuple[int, ...], sampling: SamplingParams, request_id: str) -> Request:
+def _request(request: _Open, prompt: tuple[int, ...], sampling: SamplingParams, name: str) -> Request:
     return Request(
-        request_id=request_id,
+        request_id=f"{name}-{request.index}",
         prompt_token_ids=prompt,
         sampling=dataclasses.replace(sampling, seed=sampling.seed + request.index),
         speculation=SpeculationParams(),
         on_output=request.take,
+        tenant=name,
     )
