@@ -1,177 +1,210 @@
 """What the GPU path does on the card that is here: right or wrong, bytes per second, T(n), tokens per second.
 
-    make gpu-check                 (or: PYTHONPATH=engine python3 -m bench.gpu_check --output gpu-check.md)
+    make gpu-check GPU_CHECK="--output FOLDER"        (or: PYTHONPATH=engine python3 -m bench.gpu_check ...)
 
-Needs torch, triton and numpy, no network and no weights: Llama 3.1 8B's shape with random ones, about 40 GB of the
-card's memory, under ten minutes. Writes a Markdown report with the card's name, part by part, so that what was measured
-is kept if a later part fails. Exits with 1 when a check fails or a part raises, with 2 when there is no CUDA device.
-Decides the order of parts; what each measures is its module's subject (bench/gpu).
+Needs torch, triton and numpy, no network and no weights: Llama 3.1 8B's shape with random ones, about 30 GB of the
+card's memory, under ten minutes; --quick takes three. Each part runs in a process of its own and within its own time,
+so that one that breaks the device costs no other; --only TITLE runs one again. FOLDER gets report.md, with the card's
+name, and results.json, both written anew with every record. Exits with 1 when a check fails or a part breaks or has no
+time left, with 2 when there is no CUDA device. --rehearse runs it all in small on the CPU, in Triton's interpreter.
+Decides when parts run; what each measures is its module's subject (bench/gpu).
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import math
 import sys
+import tempfile
 import time
-import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
-import triton
 
-from bench.gpu import checks, decoding, report, speed, transformers_peer
-from bench.gpu.scale import FULL, Scale
-from bench.gpu.step_rows import blocks_per_sequence
-from bowsprit_engine.core.runner import Runner
-from bowsprit_engine.models.random_weights import RandomCheckpoint
-from bowsprit_engine.models.torch_runner import TorchRunner
-from bowsprit_engine.models.triton_runner import TritonRunner
+from bench.gpu import report
+from bench.gpu.part_process import Outcome, PartProcess, run_together
+from bench.gpu.parts import PARTS, Part
+from bench.gpu.records import Bandwidth, Card, Check, Decoding, Note, PeerSpeed, Record, StepTime, faults, to_line
+from bench.gpu.scale import FULL, QUICK, SMALL, Scale
 
 NO_DEVICE = 2
+MINUTES = 9.0
+LEAST_SECONDS = 15.0  # a part that has less isn't begun: importing torch takes as long on a slow disk
+RESERVE_SECONDS = 5.0
 
 
 class GpuCheck:
-    """The parts, in order. Models are built by the part that first needs them, and freed before the next model."""
+    """Runs parts until the time is over. `command`: a part's title to its process's command."""
 
-    def __init__(self, scale: Scale, device: torch.device) -> None:
-        self.failed: list[str] = []
-        self._scale, self._device = scale, device
-        self.parts: Mapping[str, Callable[[], str]] = {
-            "Checks": self._checks,
-            "Bandwidth": self._bandwidth,
-            "Our steps and tokens per second": self._ours,
-            "torch's own operators": self._torch,
-            "transformers": self._transformers,
-        }
+    def __init__(self, *, output: Path, seconds: float, command: Callable[[str], Sequence[str]], title: str) -> None:
+        self._output, self._command, self._title = output, command, title
+        self._begin = time.monotonic()
+        self._deadline = self._begin + seconds
+        self._outcomes: dict[str, Outcome] = {}
 
-    def section(self, title: str) -> str:
-        """A part's Markdown; one that raises says so there and in `failed`."""
-        begin = time.perf_counter()
-        try:
-            text = self.parts[title]()
-        except Exception:  # a part that breaks on an unknown card must not cost the figures of the others
-            self.failed.append(title)
-            text = f"**failed**\n\n```text\n{traceback.format_exc()}```\n"
-        if self._device.type == "cuda":
-            torch.cuda.empty_cache()
-        return f"## {title}\n\n{text}\n({time.perf_counter() - begin:.0f} s)\n"
-
-    def _checks(self) -> str:
-        found = checks.run_checks(self._scale, self._device)
-        self.failed += [check.name for check in found if not check.is_ok]
-        return report.checks_table(found)
-
-    def _bandwidth(self) -> str:
-        card = speed.copy_bandwidth(self._scale, self._device)
-        rows = [
-            *speed.product_bandwidths(self._scale, self._device),
-            *speed.attention_bandwidths(self._scale, self._device),
+    @property
+    def failed(self) -> list[str]:
+        """What is wrong: checks and texts by name, parts that did not end well by title."""
+        wrong = [name for outcome in self._outcomes.values() for record in outcome.records for name in faults(record)]
+        ended = [
+            f"{outcome.title} ({outcome.state})"
+            for outcome in self._outcomes.values()
+            if outcome.state not in ("ok", "running")
         ]
-        return report.bandwidth_table(card, rows)
+        return wrong + ended
 
-    def _ours(self) -> str:
-        runner = self._runner(TritonRunner)
-        times = speed.step_times(runner, self._scale, self._device)
-        return report.step_table(times) + "\n" + self._decoding(runner)
+    def run(self, parts: Sequence[Part]) -> None:
+        """Those that time nothing side by side, then the others in turn."""
+        self._run([part for part in parts if not part.is_timed])
+        for part in parts:
+            if part.is_timed:
+                self._run([part])
 
-    def _decoding(self, runner: Runner) -> str:
-        scale, rows = self._scale, []
-        for batch in scale.decode_batches:
-            generator = torch.Generator().manual_seed(batch)
-            size = (batch, scale.prompt_tokens)
-            prompts = torch.randint(0, scale.config.vocab_size, size, generator=generator).tolist()
-            for temperature in (0.0, 0.8):
-                plain = self._decoded(runner, prompts, 0, decoding.nothing, temperature)
-                rows.append(report.DecodingRow(batch=batch, temperature=temperature, decoded=plain, plain=plain))
-                for acceptance in scale.acceptance if temperature == 0.0 else scale.acceptance[-1:]:
-                    for most in scale.draft_tokens:
-                        drafter = decoding.stand_in(
-                            plain.answers, acceptance=acceptance, vocab_size=scale.config.vocab_size
-                        )
-                        decoded = self._decoded(runner, prompts, most, drafter, temperature)
-                        row = report.DecodingRow(
-                            batch=batch,
-                            temperature=temperature,
-                            decoded=decoded,
-                            plain=plain,
-                            draft_tokens=most,
-                            acceptance=acceptance,
-                        )
-                        rows.append(row)
-                        if not row.is_equal:
-                            self.failed.append(f"text at batch {batch}, K {most}, temperature {temperature}")
-        return report.decoding_table(rows)
+    def _run(self, parts: Sequence[Part]) -> None:
+        left = self._deadline - time.monotonic() - RESERVE_SECONDS
+        if left < LEAST_SECONDS:
+            for part in parts:
+                self._end(Outcome(title=part.title, state="not run", seconds=0.0, error="no time was left"))
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            processes = [
+                PartProcess(
+                    part.title,
+                    self._command(part.title),
+                    folder=Path(folder) / str(index),
+                    seconds=min(part.seconds, left),
+                )
+                for index, part in enumerate(parts)
+            ]
+            for part in parts:
+                self._outcomes[part.title] = Outcome(title=part.title, state="running", seconds=0.0)
+            for title, found in run_together(processes):
+                if isinstance(found, Outcome):
+                    self._end(found)
+                else:
+                    self._add(title, found)
 
-    def _decoded(
-        self,
-        runner: Runner,
-        prompts: Sequence[Sequence[int]],
-        num_draft_tokens: int,
-        propose: decoding.Propose,
-        temperature: float,
-    ) -> decoding.Decoded:
-        return decoding.decode(
-            runner,
-            prompts,
-            num_tokens=self._scale.answer_tokens,
-            num_draft_tokens=num_draft_tokens,
-            propose=propose,
-            temperature=temperature,
-            device=self._device,
-        )
+    def _add(self, title: str, record: Record) -> None:
+        before = self._outcomes[title]
+        self._outcomes[title] = replace(before, records=(*before.records, record))
+        self._say(f"{title}: {_in_short(record)}")
+        self._write()
 
-    def _torch(self) -> str:
-        few = {1, self._scale.batches[-1]}
-        widest = {self._scale.rows_per_sequence[0], self._scale.rows_per_sequence[-1]}
-        times = speed.step_times(
-            self._runner(TorchRunner),
-            self._scale,
-            self._device,
-            is_measured=lambda batch, rows: batch in few and rows in widest,
-        )
-        return report.step_table(times)
+    def _end(self, outcome: Outcome) -> None:
+        self._outcomes[outcome.title] = outcome
+        self._say(f"{outcome.title}: {outcome.state} after {outcome.seconds:.1f} s")
+        if outcome.error:
+            print(outcome.error, flush=True)
+        self._write()
 
-    def _transformers(self) -> str:
-        if not transformers_peer.is_installed():
-            return "transformers is not installed here.\n"
-        batches = self._scale.decode_batches[:2]
-        speeds = {
-            batch: transformers_peer.tokens_per_second(self._scale, self._device, batch=batch) for batch in batches
-        }
-        return report.peer_table(speeds)
+    def _say(self, text: str) -> None:
+        print(f"[{time.monotonic() - self._begin:6.1f} s] {text}", flush=True)
 
-    def _runner(self, kind: type[TritonRunner] | type[TorchRunner]) -> Runner:
-        scale = self._scale
-        longest = max(scale.context + scale.rows_per_sequence[-1], scale.prompt_tokens + scale.answer_tokens)
-        most = max(*scale.batches, *scale.decode_batches)
-        checkpoint = RandomCheckpoint(Path("random"), scale.config, device=self._device)
-        runner = kind(checkpoint, dtype=scale.dtype, device=self._device)
-        runner.allocate_kv(most * blocks_per_sequence(longest))
-        return runner
+    def _write(self) -> None:
+        """Whole files, so that what is there can always be read."""
+        results = {"title": self._title, "failed": self.failed, "parts": list(map(_as_json, self._outcomes.values()))}
+        _replace(self._output / "results.json", json.dumps(results, indent=1))
+        _replace(self._output / "report.md", self._report())
+
+    def _report(self) -> str:
+        records = [record for outcome in self._outcomes.values() for record in outcome.records]
+        cards = [report.card_line(record) for record in records if isinstance(record, Card)]
+        head = "\n\n".join([f"# GPU check: {self._title}", *cards])
+        return head + "\n" + "".join(_section(outcome) for outcome in self._outcomes.values()) + "\n" + self.verdict()
+
+    def verdict(self) -> str:
+        seconds = time.monotonic() - self._begin
+        return f"gpu-check: {'FAILED: ' + '; '.join(self.failed) if self.failed else 'ok'}; {seconds:.0f} s\n"
+
+
+def _section(outcome: Outcome) -> str:
+    error = f"\n```text\n{outcome.error}\n```\n" if outcome.error else ""
+    state = "" if outcome.state == "ok" else f"**{outcome.state}**, "
+    tables = report.tables(outcome.records)
+    return f"\n## {outcome.title}\n\n{tables}{error}\n({state}{outcome.seconds:.0f} s)\n"
+
+
+def _as_json(outcome: Outcome) -> dict[str, object]:
+    records = [{"kind": record.kind, **asdict(record)} for record in outcome.records]
+    return {**asdict(replace(outcome, records=())), "records": records}
+
+
+def _in_short(record: Record) -> str:
+    match record:
+        case Card():
+            return report.card_line(record)
+        case Note():
+            return record.text
+        case Check():
+            return f"{record.name}: {record.error:.3g} of {record.limit:.3g}: {'ok' if record.is_ok else 'WRONG'}"
+        case Bandwidth():
+            return f"{record.name}: {record.gigabytes_per_second:.0f} GB/s"
+        case StepTime():
+            return f"batch {record.batch}, n = {record.rows}: {record.seconds * 1e3:.2f} ms"
+        case Decoding():
+            text = "as plain" if record.is_equal else "NOT as plain"
+            return f"{record.name}: {record.tokens_per_second:.0f} tokens/s, {record.of_plain:.2f}x, text {text}"
+        case PeerSpeed():
+            return f"batch {record.batch}: {record.tokens_per_second:.0f} tokens/s"
+
+
+def _replace(path: Path, text: str) -> None:
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(text)
+    temporary.replace(path)
+
+
+def run_part(title: str, records: Path, *, scale: Scale, device: torch.device) -> None:
+    """A part's own process: what it finds goes to `records` line by line. Raises what the part raises."""
+    with records.open("a") as file:
+        for record in PARTS[title].run(scale, device):
+            file.write(to_line(record) + "\n")
+            file.flush()
+
+
+def chosen_parts(titles: Iterable[str], *, is_quick: bool) -> list[Part]:
+    """By title, or all; those that are quick. Raises KeyError for an unknown title."""
+    named = [PARTS[title] for title in titles]
+    return named or [part for part in PARTS.values() if part.is_quick or not is_quick]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, default=Path("out/gpu-check"), help="folder of the report")
+    parser.add_argument("--quick", action="store_true", help="smaller grids, three minutes")
+    parser.add_argument("--rehearse", action="store_true", help="in small on the CPU, in Triton's interpreter")
+    parser.add_argument("--only", action="append", default=[], choices=PARTS, help="this part (may be repeated)")
+    parser.add_argument("--minutes", type=float, default=MINUTES, help="most that all parts may take")
+    parser.add_argument("--part", choices=PARTS, help=argparse.SUPPRESS)
+    parser.add_argument("records", type=Path, nargs="?", help=argparse.SUPPRESS)
+    return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, default=Path("out/gpu-check.md"), help="where the report goes")
-    chosen = parser.parse_args(arguments)
-    if not torch.cuda.is_available():
+    chosen = _parser().parse_args(arguments)
+    if not chosen.rehearse and not torch.cuda.is_available():
         print("gpu-check: no CUDA device is here, so nothing was checked and nothing was written", file=sys.stderr)
         return NO_DEVICE
-    device = torch.device("cuda", torch.cuda.current_device())
-    check = GpuCheck(FULL, device)
-    chosen.output.parent.mkdir(parents=True, exist_ok=True)
-    with chosen.output.open("w") as file:
-        file.write(
-            f"# GPU check: {torch.cuda.get_device_name(device)}\n\ntorch {torch.__version__}, Triton "
-            f"{triton.__version__}; Llama 3.1 8B's shape, random weights, {FULL.dtype}; context {FULL.context}.\n"
-        )
-        for title in check.parts:
-            section = check.section(title)
-            print(section, flush=True)
-            file.write("\n" + section)
-            file.flush()
-    print(f"gpu-check: {'FAILED: ' + '; '.join(check.failed) if check.failed else 'ok'}; {chosen.output}")
+    scale = SMALL if chosen.rehearse else QUICK if chosen.quick else FULL
+    if chosen.part:
+        device = torch.device("cpu") if chosen.rehearse else torch.device("cuda", 0)
+        run_part(chosen.part, chosen.records, scale=scale, device=device)
+        return 0
+    chosen.output.mkdir(parents=True, exist_ok=True)
+    interpreter = ["env", "TRITON_INTERPRET=1", sys.executable] if chosen.rehearse else [sys.executable]
+    options = [option for option, is_given in (("--quick", chosen.quick), ("--rehearse", chosen.rehearse)) if is_given]
+    check = GpuCheck(
+        output=chosen.output,
+        seconds=chosen.minutes * 60,
+        command=lambda title: [*interpreter, "-m", "bench.gpu_check", *options, "--part", title],
+        title=f"{scale.name}, random weights, {scale.dtype}; context {scale.context}",
+    )
+    parts = chosen_parts(chosen.only, is_quick=chosen.quick)
+    check.run([replace(part, seconds=math.inf) for part in parts] if chosen.rehearse else parts)
+    print(f"{check.verdict()}{chosen.output / 'report.md'}")
     return 1 if check.failed else 0
 
 

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 
+from bench.gpu.records import Decoding
+from bench.gpu.scale import Scale
 from bench.gpu.step_rows import blocks_per_sequence
 from bowsprit_engine.core.runner import Runner, StepBatch
 from bowsprit_engine.kernels import verify
@@ -59,6 +61,59 @@ def stand_in(answers: Sequence[Sequence[int]], *, acceptance: float, vocab_size:
         return [token if chance.random() < acceptance else (token + 1) % vocab_size for token in true]
 
     return propose
+
+
+def compared(runner: Runner, scale: Scale, device: torch.device, *, batch: int) -> Iterator[Decoding]:
+    """Plain and speculative runs over the same prompts: greedy at every acceptance, sampled at the highest."""
+    generator = torch.Generator().manual_seed(batch)
+    prompts = torch.randint(0, scale.config.vocab_size, (batch, scale.prompt_tokens), generator=generator).tolist()
+    for temperature in (0.0, 0.8):
+
+        def run(most: int, propose: Propose, temperature: float = temperature) -> Decoded:
+            return decode(
+                runner,
+                prompts,
+                num_tokens=scale.answer_tokens,
+                num_draft_tokens=most,
+                propose=propose,
+                temperature=temperature,
+                device=device,
+            )
+
+        plain = run(0, nothing)
+        yield _record(plain, plain, batch=batch, temperature=temperature)
+        for acceptance in scale.acceptance if temperature == 0.0 else scale.acceptance[-1:]:
+            for most in scale.draft_tokens:
+                drafter = stand_in(plain.answers, acceptance=acceptance, vocab_size=scale.config.vocab_size)
+                yield _record(
+                    run(most, drafter),
+                    plain,
+                    batch=batch,
+                    temperature=temperature,
+                    draft_tokens=most,
+                    acceptance=acceptance,
+                )
+
+
+def _record(
+    decoded: Decoded,
+    plain: Decoded,
+    *,
+    batch: int,
+    temperature: float,
+    draft_tokens: int = 0,
+    acceptance: float | None = None,
+) -> Decoding:
+    return Decoding(
+        batch=batch,
+        temperature=temperature,
+        acceptance_length=decoded.acceptance_length,
+        tokens_per_second=decoded.tokens_per_second,
+        of_plain=decoded.tokens_per_second / plain.tokens_per_second,
+        is_equal=decoded.answers == plain.answers,
+        draft_tokens=draft_tokens,
+        acceptance=acceptance,
+    )
 
 
 def decode(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -14,6 +14,7 @@ from bowsprit_engine.core.runner import ModelConfig
 class Scale:
     """`context`: tokens before a measured step. `acceptance`: per-token probabilities that a draft is right."""
 
+    name: str
     config: ModelConfig
     dtype: torch.dtype
     check_rows: tuple[int, ...]
@@ -53,6 +54,7 @@ def llama_3_1_8b(*, max_model_len: int, num_layers: int = 32) -> ModelConfig:
 
 
 FULL = Scale(
+    name="Llama 3.1 8B's shape",
     config=llama_3_1_8b(max_model_len=4096),
     dtype=torch.bfloat16,
     check_rows=(1, 7, 16, 33, 65, 200),
@@ -68,7 +70,19 @@ FULL = Scale(
     draft_tokens=(4, 8),
     acceptance=(0.6, 0.8, 0.95),
 )
+# Enough to see whether it works at all, and how far off it is, in three minutes.
+QUICK = replace(
+    FULL,
+    repeats=5,
+    batches=(1, 8, 32),
+    rows_per_sequence=(1, 5, 9, 16),
+    answer_tokens=64,
+    decode_batches=(1,),
+    draft_tokens=(4,),
+    acceptance=(0.8,),
+)
 SMALL = Scale(
+    name="a small shape",
     config=ModelConfig(
         vocab_size=131,
         hidden_size=48,
@@ -97,4 +111,25 @@ SMALL = Scale(
     decode_batches=(2,),
     draft_tokens=(3,),
     acceptance=(0.7,),
+)
+# What neither shape has: bfloat16 rows that no 16 divides, groups of 3, norms of heads, biases, a window.
+ODD = replace(
+    SMALL,
+    name="an odd shape",
+    config=replace(
+        SMALL.config,
+        vocab_size=1003,
+        hidden_size=204,
+        intermediate_size=330,
+        num_layers=2,
+        num_heads=6,
+        head_dim=40,
+        qkv_bias=True,
+        output_bias=True,
+        mlp_bias=True,
+        qk_norm=True,
+        layer_windows=(7, None),
+    ),
+    dtype=torch.bfloat16,
+    check_rows=(1, 18, 40, 130),
 )

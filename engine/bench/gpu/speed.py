@@ -3,44 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 
 import torch
 from torch import Tensor
-from torch.nn.functional import linear
+from torch.nn.functional import linear, scaled_dot_product_attention
 
 from bench.gpu.checks import product_shapes
 from bench.gpu.device_time import seconds_of, seconds_of_calls
+from bench.gpu.records import Bandwidth, StepTime
 from bench.gpu.scale import Scale
 from bench.gpu.step_rows import step_rows
 from bowsprit_engine.core.runner import Runner
 from bowsprit_engine.kernels import attention, gemm
 
 PRODUCT_ROWS = (1, 4, 8, 16)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Bandwidth:
-    """`num_bytes` that must be moved at least, in `seconds`; `torch_seconds`: torch's own operator for the same."""
-
-    name: str
-    num_bytes: int
-    seconds: float
-    torch_seconds: float | None = None
-
-    @property
-    def gigabytes_per_second(self) -> float:
-        return self.num_bytes / self.seconds / 1e9
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StepTime:
-    """One cell of T(n)."""
-
-    batch: int
-    rows: int
-    seconds: float
 
 
 def copy_bandwidth(scale: Scale, device: torch.device) -> Bandwidth:
@@ -77,7 +54,10 @@ def _through(product: Callable[..., Tensor], x: Tensor, weights: Sequence[Tensor
 
 
 def attention_bandwidths(scale: Scale, device: torch.device) -> Iterator[Bandwidth]:
-    """Keys and values read once per sequence, whatever the rows per sequence."""
+    """Keys and values read once per sequence, whatever the rows per sequence.
+
+    torch's operator reads contiguous keys, without pages, and doesn't hide a draft's rows from each other.
+    """
     c, batch = scale.config, scale.batches[-1]
     for rows in (scale.rows_per_sequence[0], scale.rows_per_sequence[-1]):
         step = step_rows(batch=batch, rows=rows, context=scale.context, vocab_size=c.vocab_size, device=device)
@@ -94,8 +74,24 @@ def attention_bandwidths(scale: Scale, device: torch.device) -> Iterator[Bandwid
             block_tables=step.block_tables,
         )
         context_bytes = batch * (scale.context + rows) * 2 * c.num_kv_heads * c.head_dim * scale.dtype.itemsize
-        seconds = seconds_of(attend, device=device, repeats=scale.repeats)
-        yield Bandwidth(name=f"attention, {batch} x {rows} rows", num_bytes=context_bytes, seconds=seconds)
+        yield Bandwidth(
+            name=f"attention, {batch} x {rows} rows",
+            num_bytes=context_bytes,
+            seconds=seconds_of(attend, device=device, repeats=scale.repeats),
+            torch_seconds=seconds_of(
+                _contiguous_attention(scale, device, batch=batch, rows=rows), device=device, repeats=scale.repeats
+            ),
+        )
+
+
+def _contiguous_attention(scale: Scale, device: torch.device, *, batch: int, rows: int) -> Callable[[], Tensor]:
+    c = scale.config
+    q = torch.randn(batch, c.num_heads, rows, c.head_dim, device=device).to(scale.dtype)
+    keys, values = (
+        torch.randn(batch, c.num_kv_heads, scale.context + rows, c.head_dim, device=device).to(scale.dtype)
+        for _ in range(2)
+    )
+    return partial(scaled_dot_product_attention, q, keys, values, enable_gqa=True)
 
 
 def step_times(
@@ -104,9 +100,8 @@ def step_times(
     device: torch.device,
     *,
     is_measured: Callable[[int, int], bool] = lambda batch, rows: True,
-) -> list[StepTime]:
+) -> Iterator[StepTime]:
     """T(n) of the cells that `is_measured` (batch, rows) names, as the engine calls a step, logits included."""
-    times = []
     for batch in scale.batches:
         for rows in scale.rows_per_sequence:
             if is_measured(batch, rows):
@@ -114,5 +109,4 @@ def step_times(
                     batch=batch, rows=rows, context=scale.context, vocab_size=scale.config.vocab_size, device=device
                 )
                 seconds = seconds_of_calls(partial(runner.forward, step), device=device, repeats=scale.repeats)
-                times.append(StepTime(batch=batch, rows=rows, seconds=seconds))
-    return times
+                yield StepTime(batch=batch, rows=rows, seconds=seconds)

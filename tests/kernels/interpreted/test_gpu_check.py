@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from bench import gpu_check
-from bench.gpu import checks, decoding
-from bench.gpu.scale import FULL, SMALL
+from bench.gpu import checks, decoding, parts, speed
+from bench.gpu.records import Bandwidth, Check, Decoding, Note, PeerSpeed, StepTime, faults
+from bench.gpu.scale import FULL, ODD, QUICK, SMALL
 from bowsprit_engine.core.runner import ModelOutput
 from bowsprit_engine.kernels import ngram
 from bowsprit_engine.models.memory import num_parameters
@@ -23,39 +24,62 @@ def test_without_a_gpu_it_says_so_and_fails(tmp_path, capsys):
     """No report that looks like one."""
     assert not torch.cuda.is_available()
 
-    assert gpu_check.main(["--output", str(tmp_path / "report.md")]) == gpu_check.NO_DEVICE
+    assert gpu_check.main(["--output", str(tmp_path / "check")]) == gpu_check.NO_DEVICE
     assert "no CUDA device is here" in capsys.readouterr().err
-    assert not (tmp_path / "report.md").exists()
+    assert not (tmp_path / "check").exists()
 
 
 @pytest.mark.parametrize(
-    ("part", "words"),
+    ("title", "expected"),
     [
-        ("Checks", "| ngram ("),
-        ("Bandwidth", "| attention, 2 x 3 rows |"),
-        ("Our steps and tokens per second", "| 2 | 0.8 | 3 | 0.70 |"),
-        ("torch's own operators", "| batch | n = 1 | n = 3 |"),
-        ("transformers", "generate, greedy"),
+        ("Card", [Note(text="a rehearsal on cpu: its figures say nothing")]),
+        ("Checks: rows", ["rms_norm", "rms_norm's residual", "swiglu", "rotary", "kv_write (elements that differ)"]),
+        ("Checks: look-up", ["ngram (elements that differ)"]),
+        ("Checks: head", ["head (first tokens that differ)", "head with noise (tokens that can't be)"]),
+        ("Checks: engine", ["engine: answers that drafts changed", "engine: no draft was ever accepted"]),
+        ("Our steps", [(1, 1), (1, 3), (2, 1), (2, 3)]),
+        ("Our tokens per second", [(2, 0.0, 0), (2, 0.0, 3), (2, 0.8, 0), (2, 0.8, 3)]),
+        ("torch's own operators", [(1, 1), (1, 3), (2, 1), (2, 3)]),
+        ("transformers", [2]),
     ],
 )
-def test_every_part_runs_and_fails_nothing(part, words):
-    """Kernels agree with their references, speculation changes no text, and each table has its rows."""
-    check = gpu_check.GpuCheck(SMALL, CPU)
+def test_a_part_finds_what_its_table_shows_and_nothing_wrong(title, expected):
+    """Every record of a part, in order."""
+    found = list(parts.PARTS[title].run(SMALL, CPU))
 
-    section = check.section(part)
-
-    assert check.failed == [], section
-    assert "**" not in section
-    assert words in section
+    assert [name for record in found for name in faults(record)] == []
+    assert [_identity(record) for record in found] == expected
 
 
-def test_a_part_that_breaks_costs_no_other(monkeypatch):
-    """Its traceback stands where its table would, and the check as a whole fails."""
-    monkeypatch.setattr(gpu_check.checks, "run_checks", lambda *_: 1 / 0)
-    check = gpu_check.GpuCheck(SMALL, CPU)
+def _identity(record):
+    match record:
+        case Check() | Bandwidth():
+            return record.name
+        case StepTime():
+            return (record.batch, record.rows)
+        case Decoding():
+            return (record.batch, record.temperature, record.draft_tokens)
+        case PeerSpeed():
+            return record.batch
+    return record
 
-    assert "ZeroDivisionError" in check.section("Checks")
-    assert check.failed == ["Checks"]
+
+def test_bandwidths_begin_with_the_copy_that_they_are_shares_of():
+    """Every product of the model and attention, each beside torch's operator."""
+    copy, *others = parts.PARTS["Bandwidth"].run(SMALL, CPU)
+
+    assert (copy.name, copy.torch_seconds) == ("copy", None)
+    assert [one.name for one in others[-2:]] == ["attention, 2 x 1 rows", "attention, 2 x 3 rows"]
+    assert len(others) == 2 + len(checks.product_shapes(SMALL)) * len(speed.PRODUCT_ROWS)
+    assert all(one.torch_seconds > 0 for one in others)
+
+
+def test_odd_shapes_are_right_in_both_dtypes():
+    """No dimension fills a block: every check of the device, at those shapes."""
+    found = list(parts.PARTS["Checks: odd shapes"].run(FULL, CPU))
+
+    assert {name for check in found for name in faults(check)} == set()
+    assert {check.name.split(":")[0] for check in found} == {"torch.float32", "torch.bfloat16"}
 
 
 def test_a_wrong_kernel_fails_the_check(monkeypatch):
@@ -68,14 +92,9 @@ def test_a_wrong_kernel_fails_the_check(monkeypatch):
 
     monkeypatch.setattr(ngram, "look_up", wrong)
 
-    failed = [check.name for check in checks._look_up(SMALL, checks._Inputs(SMALL, CPU)) if not check.is_ok]
+    failed = [name for check in checks.look_up(SMALL, CPU) for name in faults(check)]
 
     assert failed == ["ngram (elements that differ)"]
-
-
-def test_a_nan_is_an_error():
-    """NaN compares false with any limit."""
-    assert not checks.Check(name="x", error=float("nan"), limit=1.0).is_ok
 
 
 class Counting:
@@ -118,3 +137,5 @@ def test_the_full_scale_is_the_published_shape():
     """8.03 billion parameters; all of its grid has a graph."""
     assert round(num_parameters(FULL.config) / 1e9, 2) == 8.03
     assert max(FULL.batches) * max(FULL.rows_per_sequence) <= BUCKETS[-1]
+    assert QUICK.config == FULL.config
+    assert all(size % 16 for size in (ODD.config.hidden_size, ODD.config.intermediate_size, ODD.config.vocab_size))
