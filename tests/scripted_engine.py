@@ -137,7 +137,7 @@ class ScriptedEngine:
         return (
             drafter_stats(
                 opportunities=10, proposed=6, reached=(6, 4), matched=(4, 1), extendable=(7, 6), drafted=(6, 5)
-            ),
+            ).model_copy(update={"kv_lag_tokens": 7, "not_finite": 2}),
         )
 
     def load_drafter(self, name: str, load: DrafterLoad) -> DrafterStats:

@@ -124,6 +124,8 @@ async def test_metrics_have_vllms_names_under_the_chosen_prefix(serve: Serve, pr
         f'{prefix}:spec_decode_num_drafts_total{{drafter="ngram",{common}}} 6.0',
         f'{prefix}:spec_decode_num_draft_tokens_total{{drafter="ngram",{common}}} 10.0',
         f'{prefix}:spec_decode_wasted_draft_tokens_total{{drafter="ngram",{common}}} 5.0',
+        f'{prefix}:draft_kv_lag_tokens{{drafter="ngram",{common}}} 7.0',
+        f'{prefix}:spec_decode_not_finite_total{{drafter="ngram",{common}}} 2.0',
         f'{prefix}:step_seconds_count{{batch="1",context="256",{common},rows="4"}} 10.0',
         f'{prefix}:request_success_total{{engine="0",finished_reason="length",model_name="scripted"}} 1.0',
         f"{prefix}:time_to_first_token_seconds_count{{{common}}} 1.0",
