@@ -27,9 +27,10 @@ from bench.head_block import BlockHead, BlockLayer
 from bench.head_eagle import EagleHead
 from bench.head_states import NUM_LAYERS_KEPT
 from bowsprit_engine.core.runner import BLOCK_SIZE, Runner, StepBatch
+from bowsprit_engine.kernels.native import PackedLinear
 from bowsprit_engine.models import load_model
 from bowsprit_engine.speculation.drafters.base import DraftContext
-from bowsprit_engine.speculation.drafters.head import draft_tokens, linear, serving_head
+from bowsprit_engine.speculation.drafters.serving_head import serving_head
 from bowsprit_engine.training.head import HeadShape, RecurrentHead, TargetRows, norm
 
 CONTEXT = 256
@@ -51,7 +52,7 @@ def attention(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
 
 
 def mlp_of(mlp: Mlp) -> Callable[[Tensor], Tensor]:
-    gate_up, down = linear(mlp.gate_up.detach()), linear(mlp.down.detach())
+    gate_up, down = PackedLinear(mlp.gate_up.detach()), PackedLinear(mlp.down.detach())
 
     def run(x: Tensor) -> Tensor:
         gate, up = gate_up(x).chunk(2, dim=-1)
@@ -61,7 +62,7 @@ def mlp_of(mlp: Mlp) -> Callable[[Tensor], Tensor]:
 
 
 def recurrent(runner: Runner, target: TargetRows, width: int) -> Draft:
-    """The one that serves, by its own code."""
+    """The one that serves, by its own code; in batches and sampled: bench/served_head_cost.py."""
     config = runner.config
     shape = HeadShape(hidden_size=config.hidden_size, intermediate_size=width, rms_norm_eps=config.rms_norm_eps)
     head = serving_head(RecurrentHead(shape, target), target.draft_token_ids, runner, revision="timed")
@@ -71,7 +72,7 @@ def recurrent(runner: Runner, target: TargetRows, width: int) -> Draft:
         context = DraftContext(
             request_id="", token_ids=(5,), hidden=hidden, max_draft_tokens=num_tokens, seed=0, temperature=0.0
         )
-        return draft_tokens(head, [context], embed=runner.embed)[0].tolist()
+        return head.draft([context])
 
     return draft
 
@@ -79,8 +80,8 @@ def recurrent(runner: Runner, target: TargetRows, width: int) -> Draft:
 def eagle(runner: Runner, target: TargetRows, embedding: Tensor) -> Draft:
     """Takes in the new rows, then a layer per drafted token."""
     head = EagleHead(target, embedding, intermediate_size=512, eps=runner.config.rms_norm_eps)
-    fuse, qkv, out = (linear(weight.detach()) for weight in (head.fuse, head.qkv, head.out))
-    mlp, lm_head = mlp_of(head.mlp), linear(target.lm_head)
+    fuse, qkv, out = (PackedLinear(weight.detach()) for weight in (head.fuse, head.qkv, head.out))
+    mlp, lm_head = mlp_of(head.mlp), PackedLinear(target.lm_head)
     keys = torch.randn(CONTEXT + NEW_ROWS + max(DRAFT_LENGTHS), head.kv_heads, HEAD_DIM)
     values = torch.randn_like(keys)
     features = torch.randn(NEW_ROWS, NUM_LAYERS_KEPT, target.final_norm.numel())
@@ -117,7 +118,11 @@ def eagle(runner: Runner, target: TargetRows, embedding: Tensor) -> Draft:
 def block(runner: Runner, target: TargetRows, embedding: Tensor, size: int) -> Draft:
     """Takes in the new rows, then two layers for the whole block."""
     head = BlockHead(target, embedding, intermediate_size=256, eps=runner.config.rms_norm_eps, block=size)
-    fuse, token, lm_head = linear(head.fuse.detach()), linear(head.token.detach()), linear(target.lm_head)
+    fuse, token, lm_head = (
+        PackedLinear(head.fuse.detach()),
+        PackedLinear(head.token.detach()),
+        PackedLinear(target.lm_head),
+    )
     layers = [_block_layer(layer) for layer in head.layers if isinstance(layer, BlockLayer)]
     features = torch.randn(NEW_ROWS, NUM_LAYERS_KEPT, target.final_norm.numel())
     new_places = torch.arange(CONTEXT, CONTEXT + NEW_ROWS)
@@ -137,8 +142,8 @@ def block(runner: Runner, target: TargetRows, embedding: Tensor, size: int) -> D
 
 
 def _block_layer(layer: BlockLayer) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
-    query_key_value = linear(torch.cat([layer.query, layer.key_value]).detach())
-    key_value, out, mlp = linear(layer.key_value.detach()), linear(layer.out.detach()), mlp_of(layer.mlp)
+    query_key_value = PackedLinear(torch.cat([layer.query, layer.key_value]).detach())
+    key_value, out, mlp = PackedLinear(layer.key_value.detach()), PackedLinear(layer.out.detach()), mlp_of(layer.mlp)
     keys = torch.randn(CONTEXT + NEW_ROWS + max(DRAFT_LENGTHS), layer.kv_heads, HEAD_DIM)
     values = torch.randn_like(keys)
     heads, kv_heads = layer.heads, layer.kv_heads

@@ -18,7 +18,7 @@ from bench.head_batch import HeadBatch, batch_of
 from bench.head_states import Document
 from bench.head_training import DraftDesign
 from bowsprit_engine.speculation.drafters.base import Draft, DraftContext
-from bowsprit_engine.speculation.drafters.head import NOISY_CANDIDATES
+from bowsprit_engine.speculation.drafters.head_in_torch import NOISY_CANDIDATES
 from bowsprit_engine.speculation.drafters.keyed_noise import gumbel_of
 from bowsprit_policy.wire import DrafterState, DrafterType
 
@@ -107,7 +107,7 @@ def drawn_of(
     places: Tensor,  # [B, R] of the drafted tokens
     temperature: float,
 ) -> tuple[Tensor, Tensor]:  # [B, R] target ids, [B, R] the winner's share
-    """As `drafters/head.py` draws: the likeliest at temperature 0, else among 64 with the place's own noise."""
+    """As `head_in_torch.py` draws: the likeliest at temperature 0, else among 64 with the place's own noise."""
     if temperature == 0:
         return draft_token_ids[logits.argmax(dim=-1)], logits.softmax(dim=-1).amax(dim=-1)
     values, candidates = logits.flatten(0, 1).topk(min(NOISY_CANDIDATES, logits.shape[-1]), dim=-1)

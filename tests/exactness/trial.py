@@ -16,8 +16,9 @@ from bowsprit_engine.core.request import FinishReason, SamplingParams, Speculati
 from bowsprit_engine.core.runner import Runner
 from bowsprit_engine.core.sampling import choose_draw
 from bowsprit_engine.speculation.drafters.base import Drafter
-from bowsprit_engine.speculation.drafters.head import HeadDrafter, serving_head
+from bowsprit_engine.speculation.drafters.head import HeadDrafter
 from bowsprit_engine.speculation.drafters.ngram import NGramDrafter
+from bowsprit_engine.speculation.drafters.serving_head import serving_head
 from bowsprit_engine.speculation.drafters.small_model import SmallModelDrafter
 from bowsprit_engine.speculation.drafters.suffix import SuffixDrafter
 from bowsprit_engine.training.head import HeadShape, RecurrentHead, TargetRows

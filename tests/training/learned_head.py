@@ -7,7 +7,8 @@ from pathlib import Path
 
 import torch
 
-from bowsprit_engine.speculation.drafters.head import accuracy, serving_head
+from bowsprit_engine.speculation.drafters.head import accuracy
+from bowsprit_engine.speculation.drafters.serving_head import serving_head
 from bowsprit_engine.training import artifact, loop
 from bowsprit_engine.training.artifact import HeadConfig
 from bowsprit_engine.training.features import selftest_of
@@ -51,6 +52,6 @@ def write(folder: Path, runner: LearnableRunner, head: RecurrentHead) -> tuple[s
         target_eos_token_ids=(VOCAB - 1,),
         revision="m-head-1",
         parent=None,
-        selftest_accuracy=accuracy(serving, selftest, embed=runner.embed),
+        selftest_accuracy=accuracy(serving, selftest),
     )
     return artifact.write(folder, head=head, config=config, draft_token_ids=DRAFT_TOKEN_IDS, selftest=selftest)

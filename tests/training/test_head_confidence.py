@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from bowsprit_engine.speculation.drafters.base import DraftContext
-from bowsprit_engine.speculation.drafters.head import HeadDrafter, ServingHead, draft_tokens, serving_head
+from bowsprit_engine.speculation.drafters.head import HeadDrafter
+from bowsprit_engine.speculation.drafters.serving_head import ServingHead, serving_head
 from bowsprit_engine.training import artifact, calibration
 from training.learnable import DIGEST, LearnableRunner, recorded, states_of
 from training.learned_head import DRAFT_TOKEN_IDS, learned, write
@@ -22,14 +23,14 @@ def doubtful() -> tuple[LearnableRunner, ServingHead]:
     runner = LearnableRunner()
     head = serving_head(learned(runner), DRAFT_TOKEN_IDS, runner, revision="r")
     validation = [states_of(runner, request) for request in recorded(runner, 32, seed=11)]
-    temperature = calibration.fit_temperature(head, validation, num_draft_tokens=3, embed=runner.embed)
+    temperature = calibration.fit_temperature(head, validation, num_draft_tokens=3)
     return runner, replace(head, confidence_temperature=temperature)
 
 
 def outcomes(runner: LearnableRunner, head: ServingHead) -> calibration.Outcomes:
     """Of requests that neither trained nor calibrated."""
     held_out = [states_of(runner, request) for request in recorded(runner, 48, seed=12)]
-    return calibration.outcomes(head, held_out, num_draft_tokens=3, embed=runner.embed)
+    return calibration.outcomes(head, held_out, num_draft_tokens=3)
 
 
 def test_drafts_match_as_often_as_they_were_said_to(doubtful: tuple[LearnableRunner, ServingHead]) -> None:
@@ -52,9 +53,12 @@ def test_the_surer_half_matches_more(doubtful: tuple[LearnableRunner, ServingHea
 def test_the_fitted_temperature_is_better_than_a_wrong_one(doubtful: tuple[LearnableRunner, ServingHead]) -> None:
     """Logits made three times as large are told by the fit."""
     runner, head = doubtful
-    loud = replace(head, lm_head=lambda x: 3 * head.lm_head(x), confidence_temperature=1.0)
+    trained = learned(runner)
+    with torch.no_grad():
+        trained.output_scale *= 3
+    loud = serving_head(trained, DRAFT_TOKEN_IDS, runner, revision="loud")
     validation = [states_of(runner, request) for request in recorded(runner, 32, seed=11)]
-    fitted = calibration.fit_temperature(loud, validation, num_draft_tokens=3, embed=runner.embed)
+    fitted = calibration.fit_temperature(loud, validation, num_draft_tokens=3)
     assert fitted == pytest.approx(3 * head.confidence_temperature, rel=0.2)
 
 
@@ -75,11 +79,10 @@ def test_confidences_are_probabilities_that_fall_with_the_heads_temperature(
         )
         for n, request in enumerate(recorded(runner, 16, seed=13))
     ]
-    tokens, sure = draft_tokens(head, asked, embed=runner.embed)
-    same, less_sure = draft_tokens(
-        replace(head, confidence_temperature=2 * head.confidence_temperature), asked, embed=runner.embed
-    )
-    assert torch.equal(tokens, same)
+    drafts = head.draft(asked)
+    doubled = replace(head, confidence_temperature=2 * head.confidence_temperature).draft(asked)
+    sure, less_sure = (torch.tensor([draft.confidences for draft in each]) for each in (drafts, doubled))
+    assert [draft.token_ids for draft in drafts] == [draft.token_ids for draft in doubled]
     assert bool(((sure > 0) & (sure <= 1) & (less_sure <= sure)).all())
 
 
@@ -90,7 +93,7 @@ def test_states_that_are_not_finite_are_drafted_from_without_any_confidence(
     runner, head = doubtful
     hidden = torch.full((runner.config.hidden_size,), torch.nan)
     context = DraftContext(request_id="r", token_ids=(1,), hidden=hidden, max_draft_tokens=2, seed=0, temperature=0.0)
-    assert draft_tokens(head, [context], embed=runner.embed)[1].tolist() == [[0.0, 0.0]]
+    assert [draft.confidences for draft in head.draft([context])] == [(0.0, 0.0)]
 
 
 def test_the_temperature_is_kept_with_the_head(tmp_path: Path) -> None:

@@ -15,8 +15,9 @@ from torch import Tensor
 from bowsprit_engine.errors import SpeculatorError
 from bowsprit_engine.kernels.reference import noise
 from bowsprit_engine.speculation.drafters.base import DraftContext
-from bowsprit_engine.speculation.drafters.head import HeadDrafter, serving_head
+from bowsprit_engine.speculation.drafters.head import HeadDrafter
 from bowsprit_engine.speculation.drafters.keyed_noise import gumbel_of
+from bowsprit_engine.speculation.drafters.serving_head import serving_head
 from bowsprit_engine.training import artifact
 from bowsprit_engine.training.head import RecurrentHead
 from bowsprit_policy.wire import DrafterState

@@ -14,7 +14,7 @@ from bench.gpu.scale import Scale
 from bowsprit_engine.models.random_weights import RandomCheckpoint
 from bowsprit_engine.models.triton_runner import TritonRunner
 from bowsprit_engine.speculation.drafters.base import DraftContext
-from bowsprit_engine.speculation.drafters.head import draft_tokens, serving_head
+from bowsprit_engine.speculation.drafters.serving_head import serving_head
 from bowsprit_engine.training.head import HeadShape, RecurrentHead, TargetRows
 
 SEQUENCES = 32
@@ -49,7 +49,11 @@ def run(scale: Scale, device: torch.device) -> Iterator[Check]:
             )
             for index, token in enumerate(last.tolist())
         ]
-        return draft_tokens(serving, contexts, embed=runner.embed)
+        drafts = serving.draft(contexts)
+        return (
+            torch.tensor([draft.token_ids for draft in drafts], device=device),
+            torch.tensor([draft.confidences for draft in drafts], device=device),
+        )
 
     with torch.inference_mode():
         definition = module.to(device)

@@ -98,6 +98,45 @@ class DrawArgs(Structure):
     ]
 
 
+class HeadArgs(Structure):
+    _fields_ = [
+        ("token_up", PackedArgs),
+        ("state_up", PackedArgs),
+        ("down", PackedArgs),
+        ("lm_head", PackedArgs),
+        ("token_scale", c_void_p),
+        ("state_scale", c_void_p),
+        ("output_scale", c_void_p),
+        ("token_table", c_void_p),
+        ("token_ids", c_void_p),
+        ("vocab_size", c_int64),
+        ("rms_norm_eps", c_float),
+    ]
+
+
+class HeadSequence(Structure):
+    _fields_ = [
+        ("hidden", c_void_p),
+        ("embedding", c_void_p),
+        ("table_row", c_int64),
+        ("num_tokens", c_int64),
+        ("temperature", c_float),
+        ("seed", c_uint64),
+        ("position", c_uint64),
+        ("token_ids", c_void_p),
+        ("confidences", c_void_p),
+    ]
+
+
+class HeadDraftArgs(Structure):
+    _fields_ = [
+        ("num_sequences", c_int64),
+        ("sequences", POINTER(HeadSequence)),
+        ("confidence_temperature", c_float),
+        ("cpu_seconds", c_double),
+    ]
+
+
 SIGNATURES: dict[str, tuple[object, Sequence[object]]] = {
     "bowsprit_build": (c_char_p, []),
     "bowsprit_variant": (c_char_p, []),
@@ -112,6 +151,7 @@ SIGNATURES: dict[str, tuple[object, Sequence[object]]] = {
     "bowsprit_read_through": (c_int, [POINTER(ReadArgs)]),
     "bowsprit_draw": (c_int, [POINTER(DrawArgs)]),
     "bowsprit_philox": (None, [c_uint64, c_uint64, c_uint32, c_int64, c_void_p]),
+    "bowsprit_head_draft": (c_int, [POINTER(HeadArgs), POINTER(HeadDraftArgs)]),
     "bowsprit_model_new": (c_void_p, [POINTER(ModelArgs)]),
     "bowsprit_model_free": (None, [c_void_p]),
     "bowsprit_model_set_kv": (None, [c_void_p, c_void_p, c_int64]),

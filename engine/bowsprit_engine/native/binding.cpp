@@ -8,6 +8,7 @@
 #include "bandwidth.hpp"
 #include "draw.hpp"
 #include "gemm.hpp"
+#include "head.hpp"
 #include "permission.hpp"
 #include "pool.hpp"
 #include "step.hpp"
@@ -79,6 +80,21 @@ struct DrawArgs {
   const int64_t* seeds;
   const int64_t* positions;
   int64_t* token_ids;  // out
+};
+
+struct HeadArgs {
+  PackedArgs token_up, state_up, down, lm_head;
+  const float *token_scale, *state_scale, *output_scale, *token_table;
+  const int32_t* token_ids;
+  int64_t vocab_size;
+  float rms_norm_eps;
+};
+
+struct HeadDraftArgs {
+  int64_t num_sequences;
+  const HeadSequence* sequences;
+  float confidence_temperature;
+  double cpu_seconds;  // out
 };
 
 static Packed packed_of(const PackedArgs& args) { return {args.data, args.rows, args.columns}; }
@@ -176,6 +192,18 @@ int bowsprit_model_step(Model* model, StepArgs* args) {
     std::string fault = model->fault(args->rows);
     if (fault.empty()) args->cpu_seconds = model->step(args->rows, args->hidden, args->logits);
     return fault;
+  });
+}
+
+int bowsprit_head_draft(const HeadArgs* of, HeadDraftArgs* args) {
+  return guarded([&] {
+    const Head head{packed_of(of->token_up), packed_of(of->state_up), packed_of(of->down), packed_of(of->lm_head),
+                    of->token_scale,         of->state_scale,         of->output_scale,    of->token_table,
+                    of->token_ids,           of->vocab_size,          of->rms_norm_eps};
+    std::string found = fault(head, args->sequences, args->num_sequences);
+    if (found.empty())
+      args->cpu_seconds = draft_by(head, args->sequences, args->num_sequences, args->confidence_temperature);
+    return found;
   });
 }
 

@@ -192,4 +192,17 @@ int64_t draw(const float* logits, int64_t vocab_size, const DrawParams& params, 
   return id;
 }
 
+int64_t draw_among(float* scores, const int32_t* token_ids, int64_t count, float temperature, uint64_t seed,
+                   uint64_t position) {
+  float highest;
+  if (temperature == 0.0f) return argmax(scores, count, highest);
+  const __m256 divisor = _mm256_set1_ps(temperature);
+  for (int64_t i = 0; i < count; i += 8) {
+    const __m256i ids = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(token_ids + i));
+    const __m256 scaled = _mm256_div_ps(_mm256_loadu_ps(scores + i), divisor);
+    _mm256_storeu_ps(scores + i, _mm256_add_ps(scaled, gumbel(ids, seed, position)));
+  }
+  return argmax(scores, count, highest);
+}
+
 }  // namespace bowsprit

@@ -21,4 +21,9 @@ void philox(uint64_t seed, uint64_t position, uint32_t first, int64_t count, uin
 
 int64_t draw(const float* logits, int64_t vocab_size, const DrawParams& params, std::vector<float>& scratch);
 
+// The same without filters among `count` tokens, a multiple of 8: scores[i] is the logit of token_ids[i], and becomes
+// what was compared (at temperature 0 it stays). Returns the winner's place, the first of equals; NaN never wins.
+int64_t draw_among(float* scores, const int32_t* token_ids, int64_t count, float temperature, uint64_t seed,
+                   uint64_t position);
+
 }  // namespace bowsprit

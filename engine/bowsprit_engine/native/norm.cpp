@@ -24,4 +24,9 @@ void rms_norm_head(float* head, const float* weight, float eps, int64_t size) {
   for (int64_t i = 0; i < size; i += kWidth) store(head + i, mul(mul(load(head + i), factor), load(weight + i)));
 }
 
+void rms_normalised(const float* x, float eps, int64_t size, float* out) {
+  const Vec factor = normaliser(x, eps, size);
+  for (int64_t i = 0; i < size; i += kWidth) store(out + i, mul(load(x + i), factor));
+}
+
 }  // namespace bowsprit

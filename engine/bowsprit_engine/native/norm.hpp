@@ -10,4 +10,7 @@ void rms_norm(const float* x, const float* weight, float eps, int64_t size, Act*
 // The same in float and in place: of a query or key head before it is rotated (Qwen3).
 void rms_norm_head(float* head, const float* weight, float eps, int64_t size);
 
+// x / sqrt(mean(x^2) + eps), in float.
+void rms_normalised(const float* x, float eps, int64_t size, float* out);
+
 }  // namespace bowsprit

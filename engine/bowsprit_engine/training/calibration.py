@@ -6,14 +6,14 @@ Modern Neural Networks", 2017). Refuses to know training and the pool, which goe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from bowsprit_engine.speculation.drafters.head import ServingHead, draft_tokens
+from bowsprit_engine.speculation.drafters.serving_head import ServingHead
 from bowsprit_engine.training.data import RequestFeatures
 from bowsprit_engine.training.evaluate import decode_rows
 
@@ -35,7 +35,6 @@ def fit_temperature(
     requests: Sequence[RequestFeatures],
     *,
     num_draft_tokens: int,
-    embed: Callable[[Tensor], Tensor],
 ) -> float:
     """The temperature under which what the head says of its greedy drafts has the least log loss; 1 without rows."""
     losses = {
@@ -44,7 +43,6 @@ def fit_temperature(
                 replace(head, confidence_temperature=temperature),
                 requests,
                 num_draft_tokens=num_draft_tokens,
-                embed=embed,
             )
         )
         for temperature in sorted(TEMPERATURES, key=lambda temperature: abs(temperature - 1.0))
@@ -57,7 +55,6 @@ def outcomes(
     requests: Sequence[RequestFeatures],
     *,
     num_draft_tokens: int,
-    embed: Callable[[Tensor], Tensor],
 ) -> Outcomes:
     """Drafts at up to MAX_ROWS decode positions of the requests, compared with what was emitted there."""
     contexts, continuations = decode_rows(requests, draft_tokens=num_draft_tokens)
@@ -65,11 +62,11 @@ def outcomes(
     contexts, continuations = contexts[::stride], continuations[::stride]
     if not contexts:
         return Outcomes(confidences=torch.empty(0), matched=torch.empty(0, dtype=torch.bool))
-    tokens, sure = draft_tokens(head, contexts, embed=embed)
     confidences: list[float] = []
     matched: list[bool] = []
-    for drafted, how_sure, emitted in zip(tokens.tolist(), sure.tolist(), continuations, strict=True):
-        for token, confidence, wanted in zip(drafted, how_sure, emitted, strict=False):  # an answer may end before
+    for draft, emitted in zip(head.draft(contexts), continuations, strict=True):
+        sure = draft.confidences or ()
+        for token, confidence, wanted in zip(draft.token_ids, sure, emitted, strict=False):  # an answer may end before
             confidences.append(confidence)
             matched.append(token == wanted)
             if token != wanted:

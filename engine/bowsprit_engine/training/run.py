@@ -20,7 +20,8 @@ from bowsprit_engine.config import TrainSettings
 from bowsprit_engine.errors import WorldError
 from bowsprit_engine.models import LoadedModel, load_model
 from bowsprit_engine.models.uri import resolve_uri
-from bowsprit_engine.speculation.drafters.head import HeadDrafter, accuracy, serving_head
+from bowsprit_engine.speculation.drafters.head import HeadDrafter, accuracy
+from bowsprit_engine.speculation.drafters.serving_head import serving_head
 from bowsprit_engine.training import artifact, calibration, data, evaluate, features, loop
 from bowsprit_engine.training.data import RequestFeatures, TokenSequence
 from bowsprit_engine.training.deadline import TRAINING_UNTIL, Deadline
@@ -264,10 +265,8 @@ def _write(
         target_eos_token_ids=model.config.eos_token_ids,
         revision=settings.revision,
         parent=settings.parent_revision,
-        selftest_accuracy=accuracy(serving, selftest, embed=model.runner.embed),
-        confidence_temperature=calibration.fit_temperature(
-            serving, validation, num_draft_tokens=settings.draft_tokens, embed=model.runner.embed
-        ),
+        selftest_accuracy=accuracy(serving, selftest),
+        confidence_temperature=calibration.fit_temperature(serving, validation, num_draft_tokens=settings.draft_tokens),
     )
     return artifact.write(staged, head=trained.head, config=config, draft_token_ids=ids, selftest=selftest)
 

@@ -15,7 +15,7 @@ from bowsprit_engine.models.step_graphs import StepGraphs
 from bowsprit_engine.models.torch_runner import TorchRunner
 from bowsprit_engine.models.triton_runner import TritonRunner
 from bowsprit_engine.speculation.drafters.base import DraftContext
-from bowsprit_engine.speculation.drafters.head import draft_tokens, serving_head
+from bowsprit_engine.speculation.drafters.serving_head import serving_head
 from bowsprit_engine.training.head import HeadShape, RecurrentHead, TargetRows
 from tiny_models import random_tokens, rows, tiny_config
 
@@ -135,10 +135,10 @@ def test_a_head_drafts_by_its_targets_products(monkeypatch):
         for token, state in zip(last.tolist(), hidden, strict=True)
     ]
 
-    drafted, _ = draft_tokens(serving_head(head, draft_ids, runner, revision="r"), contexts, embed=runner.embed)
+    drafts = serving_head(head, draft_ids, runner, revision="r").draft(contexts)
 
     assert len(products) == 4 * 3 + 1  # a token's three, and the part of 299, which is no draft token
-    assert drafted.tolist() == _greedy(head, draft_ids, hidden, last, runner, num_tokens=4)
+    assert [list(draft.token_ids) for draft in drafts] == _greedy(head, draft_ids, hidden, last, runner, num_tokens=4)
 
 
 def _greedy(head, draft_ids, hidden, last, runner, *, num_tokens):
