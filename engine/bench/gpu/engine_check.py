@@ -34,7 +34,7 @@ from bowsprit_policy.wire import DrafterState, DrafterType
 Answers = list[tuple[int, ...]]
 MOST_LAYERS = 4
 DRAFT_TOKENS = 4
-PATIENCE_SECONDS = 60.0
+PATIENCE_SECONDS = 600.0  # the part has a limit of its own
 # What a request may ask of its logits, each an answer of its own.
 SAMPLING: tuple[dict[str, Any], ...] = (
     {"temperature": 0.0},
