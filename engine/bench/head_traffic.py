@@ -29,7 +29,6 @@ TEMPERATURES = (0.0, 0.7, 1.0, 0.7, 1.0)  # of the rounds in which every chat qu
 JUDGED_TEMPERATURES = (0.0, 1.0)
 HELD_OUT_ONE_IN = 30
 MAX_TOKENS = 160
-BATCH = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,18 +93,19 @@ def main(
     model: Annotated[str, typer.Option(help="A .gguf file or a Hugging Face folder.")],
     folder: Annotated[Path, typer.Option(help="Where the recording is kept.")],
     threads: Annotated[int, typer.Option(min=1, help="One wastes least where others use the processors too.")] = 1,
+    batch: Annotated[int, typer.Option(min=1, help="Requests at a time: many read the weights once for all.")] = 128,
 ) -> None:
     """Ask what isn't answered yet."""
     folder.mkdir(parents=True, exist_ok=True)
-    settings = ModelSettings(model=model, max_model_len=1024, max_batch_size=BATCH, draft_tokens_max=0, threads=threads)
+    settings = ModelSettings(model=model, max_model_len=1024, max_batch_size=batch, draft_tokens_max=0, threads=threads)
     loaded = assembly.load(settings)
     engine = assembly.engine_of(
-        settings, loaded, model_name="recorded", speculation="off", max_waiting=BATCH, on_finished=lambda _: None
+        settings, loaded, model_name="recorded", speculation="off", max_waiting=batch, on_finished=lambda _: None
     )
     engine.start()
     asked = stream()
     print(f"{len(asked.questions)} requests, {asked.judged} of them judged", flush=True)
-    record(engine, loaded, asked, folder / f"{NAME}.jsonl", batch=BATCH)
+    record(engine, loaded, asked, folder / f"{NAME}.jsonl", batch=batch)
     engine.stop()
 
 

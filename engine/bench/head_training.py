@@ -22,7 +22,7 @@ from torch.nn import functional
 from bench.head_batch import HeadBatch, batch_of
 from bench.head_states import Document
 from bowsprit_engine.training.head import TargetRows, norm, target_logits
-from bowsprit_engine.training.loop import NOT_DRAFTED, index_of_tokens
+from bowsprit_engine.training.loop import NOT_DRAFTED, index_of_tokens, learning_rate_share
 
 SORTED_TOGETHER = 64  # documents among which those of similar length share a batch
 
@@ -148,10 +148,3 @@ def batch_loss(
             logits = design.logits(reached[can_hit]).float()
             total = total + weight * functional.cross_entropy(logits, wanted)
     return total / max(weights, 1e-9)
-
-
-def learning_rate_share(done: float, warmup: float) -> float:
-    """`done`: share of the budget."""
-    if done < warmup:
-        return 0.02 + 0.98 * done / warmup
-    return 0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * min(1.0, (done - warmup) / (1 - warmup))))

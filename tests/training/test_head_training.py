@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import itertools
 import math
 from collections.abc import Callable
 
 import pytest
 import torch
+from torch.nn import functional
 
 from bowsprit_engine.training import loop
 from bowsprit_engine.training.data import RequestFeatures
 from bowsprit_engine.training.head import HeadShape, RecurrentHead, TargetRows, target_logits
 from bowsprit_engine.training.loop import NOT_DRAFTED, Checkpoint, LoopSettings, Outcome, index_of_tokens
+from bowsprit_engine.training.objective import FrozenOutput
 from training.learnable import EPS, HIDDEN, VOCAB, LearnableRunner, recorded, states_of, target_rows
 
 
@@ -120,7 +124,7 @@ def test_training_ends_at_the_deadline_with_a_last_validation(
     runner: LearnableRunner, target: TargetRows, head: RecurrentHead, requests: list[RequestFeatures]
 ) -> None:
     """Seconds pass with each step; the third is late."""
-    seconds = itertools.count(1.0)
+    seconds = itertools.count(0.0)
     scores = itertools.count(1.0)
     outcome = train(
         head,
@@ -132,6 +136,30 @@ def test_training_ends_at_the_deadline_with_a_last_validation(
         settings=LoopSettings(rows_per_batch=48, deadline=3.0),
     )
     assert (outcome.stopped, outcome.checkpoints[-1].step, outcome.best.step) == ("Deadline", 3, 3)
+
+
+def test_the_learning_rate_falls_with_the_time_that_is_left(
+    runner: LearnableRunner, target: TargetRows, head: RecurrentHead, requests: list[RequestFeatures]
+) -> None:
+    """A run that its deadline will cut ends with small steps, however many epochs are left."""
+
+    def moved(seconds: list[float], deadline: float) -> float:
+        trained, passing, scores = copy.deepcopy(head), iter(seconds), itertools.count(1.0)
+        settings = LoopSettings(rows_per_batch=96, max_epochs=1000, deadline=deadline, weight_decay=0.0, warmup_share=0)
+        train(
+            trained,
+            target,
+            requests,
+            runner,
+            lambda _: next(scores),
+            clock=lambda: next(passing),
+            settings=settings,
+        )
+        return (trained.down - head.down).norm().item()
+
+    one, early, late = moved([0.0, 9.0], 5.0), moved([0.0, 0.0, 99.0], 10.0), moved([0.0, 9.9, 99.0], 10.0)
+    assert late < 1.12 * one
+    assert early > 1.25 * one
 
 
 def test_a_loss_that_is_not_finite_ends_training_with_the_best_weights(
@@ -168,6 +196,69 @@ def test_progress_is_told_at_every_validation(
         on_checkpoint=told.append,
     )
     assert [(checkpoint.step, checkpoint.steps) for checkpoint in told] == [(n, 20) for n in (0, 5, 10, 15, 20)]
+
+
+def shortened(request: RequestFeatures, length: int) -> RequestFeatures:
+    return dataclasses.replace(request, token_ids=request.token_ids[:length], hidden=request.hidden[:length])
+
+
+def plain_loss(
+    head: RecurrentHead,
+    batch: list[RequestFeatures],
+    target: TargetRows,
+    runner: LearnableRunner,
+    settings: LoopSettings,
+) -> torch.Tensor:
+    """Request by request and draft by draft."""
+    index = index_of_tokens(target.draft_token_ids)
+    total, weights = torch.zeros(()), 0.0
+    for position in range(settings.unroll):
+        losses, distances = [], []
+        for request in batch:
+            for row in range(len(request.token_ids) - position - 1):
+                state = head.start(request.hidden[row : row + 1])
+                for token in request.token_ids[row : row + position + 1]:
+                    state = head.advance(state, head.token_part(runner.embed(token[None])))
+                judged = row + position + 1
+                there = request.hidden[judged : judged + 1]
+                distances.append(functional.smooth_l1_loss(state, head.start(there)) * HIDDEN**0.5)
+                emitted = index(request.token_ids[judged : judged + 1])
+                if emitted >= 0:
+                    wanted = target_logits(there, target, EPS).softmax(-1) * (1 - settings.emitted_weight)
+                    wanted[0, emitted] += settings.emitted_weight
+                    losses.append(functional.cross_entropy(head.logits(state), wanted))
+        weight = settings.decay**position
+        weights += weight
+        total = total + weight * (torch.stack(losses).mean() + settings.state_weight * torch.stack(distances).mean())
+    return total / weights
+
+
+def test_the_loss_is_the_mean_over_all_drafts_that_an_answer_could_judge(
+    runner: LearnableRunner, requests: list[RequestFeatures]
+) -> None:
+    """In value and gradient; tokens that can't be drafted teach the state alone, and no draft reaches a neighbour."""
+    target = target_rows(runner, torch.arange(0, VOCAB, 2))
+    torch.manual_seed(0)
+    head = RecurrentHead(HeadShape(hidden_size=HIDDEN, intermediate_size=64, rms_norm_eps=EPS), target)
+    batch = [requests[0], shortened(requests[1], 2), requests[2], shortened(requests[3], 3)]
+    settings = LoopSettings(unroll=3, emitted_weight=0.3)
+    gradients = []
+    for loss in (
+        loop.batch_loss(
+            head,
+            batch,
+            taught=FrozenOutput(target, eps=EPS),
+            embed=runner.embed,
+            draft_index=index_of_tokens(target.draft_token_ids),
+            settings=settings,
+        ),
+        plain_loss(head, batch, target, runner, settings),
+    ):
+        head.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        gradients.append([loss.detach(), *(weight.grad for weight in head.parameters())])
+    for found, expected in zip(*gradients, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-5)
 
 
 def test_tokens_outside_the_draft_vocabulary_have_no_draft_index() -> None:

@@ -131,7 +131,7 @@ def test_the_head_gets_the_state_of_the_row_that_emitted_the_last_token() -> Non
     one = request([1], [10, 11, 12, 20])
     head = prepared(FakeDrafter(name="head", draft=draft), [one], draft_tokens=2)
     assert seen == [(10, 0.0), (11, 1.0), (12, 2.0)]
-    assert [draft.token_ids for draft in head.drafts[0]] == [(11, 99), (12, 99), (13, 99)]
+    assert [draft.token_ids for draft in head.drafts["0"]] == [(11, 99), (12, 99), (13, 99)]
 
 
 def test_equal_pools_gain_nothing_with_certainty() -> None:

@@ -13,7 +13,7 @@ own noise and matches more often) and nothing is forced; draft models are left o
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -74,28 +74,36 @@ class PreparedHead:
     """A head's drafts at every decode position of some requests, made many at a time before anybody asks.
 
     They are what it would say when asked, since a head keeps nothing of a sequence. `drafts[r][i]`: of request `r`,
-    after its emitted token i.
+    after its emitted token i. Requests that aren't among them get nothing, and nobody is given a head's tokens ahead.
     """
 
     type = DrafterType.HEAD
     reason = ""
     revision: str | None = None
 
-    def __init__(self, name: str, drafts: Sequence[Sequence[Draft]]) -> None:
+    def __init__(self, name: str, drafts: Mapping[str, Sequence[Draft]]) -> None:
         self.name = name
         self.state = DrafterState.ACTIVE
         self.drafts = drafts
 
     def propose(self, contexts: Sequence[DraftContext]) -> list[Draft]:
-        """Request ids are places in `drafts`."""
-        return [self.drafts[int(c.request_id)][len(c.token_ids) - c.num_prompt_tokens - 1] for c in contexts]
+        """Uncut: the pool takes as much as it asked for."""
+        return [
+            self.drafts[c.request_id][len(c.token_ids) - c.num_prompt_tokens - 1]
+            if c.request_id in self.drafts and not c.ahead
+            else Draft(token_ids=())
+            for c in contexts
+        ]
 
     def forget(self, request_id: str) -> None:
         """Nothing is kept per sequence."""
 
 
 def prepared(head: Drafter, requests: Sequence[RequestFeatures], *, draft_tokens: int) -> PreparedHead:
-    """Asked at every position with the target's true state there, through the drafter that serves."""
+    """Asked at every position with the target's true state there, through the drafter that serves.
+
+    The requests' ids are their places.
+    """
     contexts, _ = decode_rows(requests, draft_tokens=draft_tokens)
     drafts = iter(
         [
@@ -104,7 +112,8 @@ def prepared(head: Drafter, requests: Sequence[RequestFeatures], *, draft_tokens
             for draft in head.propose(contexts[begin : begin + ROWS_PER_CALL])
         ]
     )
-    return PreparedHead(head.name, [[next(drafts) for _ in request.token_ids[1:]] for request in requests])
+    by_request = {f"{index}": [next(drafts) for _ in request.token_ids[1:]] for index, request in enumerate(requests)}
+    return PreparedHead(head.name, by_request)
 
 
 def decode_rows(
@@ -186,7 +195,7 @@ def per_position(head: PreparedHead, requests: Sequence[RequestFeatures], *, dra
     Drafts past the answer's end don't count.
     """
     counts = [0] * (draft_tokens + 1)
-    for drafts, request in zip(head.drafts, requests, strict=True):
+    for drafts, request in zip(head.drafts.values(), requests, strict=True):
         emitted = request.token_ids.tolist()
         for row, draft in enumerate(drafts):
             if draft.token_ids:

@@ -90,12 +90,19 @@ class RecurrentHead(nn.Module):
         gate, up = (functional.linear(scaled, self.state_up) + token_part).chunk(2, dim=-1)
         return state + functional.linear(functional.silu(gate) * up, self.down)
 
+    def output(
+        self,
+        state: Tensor,  # [n, D]
+    ) -> Tensor:  # [n, D]
+        """What the LM head reads."""
+        return norm(state, self.shape.rms_norm_eps) * self.output_scale
+
     def logits(
         self,
         state: Tensor,  # [n, D]
     ) -> Tensor:  # [n, V]
         """Logits over the draft vocabulary."""
-        return functional.linear(norm(state, self.shape.rms_norm_eps) * self.output_scale, self.lm_head)
+        return functional.linear(self.output(state), self.lm_head)
 
 
 def target_logits(

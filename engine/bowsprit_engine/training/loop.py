@@ -16,34 +16,37 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from bowsprit_engine.training.data import RequestFeatures
-from bowsprit_engine.training.head import RecurrentHead, TargetRows, target_logits
+from bowsprit_engine.training.head import RecurrentHead, TargetRows
+from bowsprit_engine.training.objective import FrozenOutput
 
 NOT_DRAFTED = -1
+ROWS_MULTIPLE = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoopSettings:
     """`unroll`: draft positions trained. `rows_per_batch`: response tokens of one optimizer step, in whole requests.
 
-    `deadline` is a reading of the clock given to `train`; `decay`: the loss weight of each position relative to the one
-    before it, since a position counts only where all before it matched.
+    `deadline` is a reading of the clock given to `train`: the learning rate has fallen by then, also where epochs are
+    left, since weights trained at a high one gain most by the small steps at the end. `decay`: the loss weight of each
+    position relative to the one before it, since a position counts only where all before it matched. `products`: what
+    matrix products round their inputs to; weights and the optimizer are float32 all the same.
     """
 
     unroll: int = 4
     max_epochs: int = 12
-    rows_per_batch: int = 768
+    rows_per_batch: int = 256
     learning_rate: float = 1.5e-3
     weight_decay: float = 0.02
     warmup_share: float = 0.05
     decay: float = 0.8
-    emitted_weight: float = (
-        0.5  # share of cross-entropy to the emitted token; the rest is KL to the target's distribution
-    )
+    emitted_weight: float = 0.5  # share of the emitted token in what is taught; the rest is the target's distribution
     state_weight: float = 0.1  # weight of the distance between a state and the target's own next state
     validations_per_epoch: int = 1
     patience: int = 4  # validations without a new best before stopping
     deadline: float = math.inf
     seed: int = 0
+    products: torch.dtype = torch.float32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,25 +85,30 @@ def train(
     steps = per_epoch * settings.max_epochs
     interval = max(1, per_epoch // settings.validations_per_epoch)
     optimizer = torch.optim.AdamW(head.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _learning_rate_share(step, steps, settings))
     draft_index = index_of_tokens(target.draft_token_ids)
+    taught = FrozenOutput(target, eps=head.shape.rms_norm_eps, dtype=settings.products)
 
     best = Checkpoint(step=0, steps=steps, loss=math.nan, acceptance_length=judge(head))
     kept = {name: value.clone() for name, value in head.state_dict().items()}
     checkpoints, losses, since_best, stopped = [best], [], 0, "AllEpochs"
     on_checkpoint(best)
+    begin = now = clock()
     for step, batch in enumerate(_batches(requests, settings, generator, steps), start=1):
-        loss = batch_loss(head, batch, target=target, embed=embed, draft_index=draft_index, settings=settings)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=settings.products == torch.bfloat16):
+            loss = batch_loss(head, batch, taught=taught, embed=embed, draft_index=draft_index, settings=settings)
+        for group in optimizer.param_groups:
+            done = max((step - 1) / steps, _share_of_time(begin, now, settings.deadline))
+            group["lr"] = settings.learning_rate * learning_rate_share(done, settings.warmup_share)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(head.parameters(), 1.0)
         optimizer.step()
-        schedule.step()
         losses.append(loss.item())
         if not math.isfinite(losses[-1]):
             stopped = "Diverged"
             break
-        is_late = clock() >= settings.deadline
+        now = clock()
+        is_late = now >= settings.deadline
         if step % interval and step != steps and not is_late:
             continue
         checkpoint = Checkpoint(step=step, steps=steps, loss=sum(losses) / len(losses), acceptance_length=judge(head))
@@ -122,49 +130,63 @@ def batch_loss(
     head: RecurrentHead,
     batch: Sequence[RequestFeatures],
     *,
-    target: TargetRows,
+    taught: FrozenOutput,
     embed: Callable[[Tensor], Tensor],
     draft_index: Callable[[Tensor], Tensor],
     settings: LoopSettings,
 ) -> Tensor:  # scalar
-    """Mean loss over the unrolled positions; emitted tokens are fed (teacher forcing), as they are at verification."""
-    eps = head.shape.rms_norm_eps
-    hidden = torch.cat([request.hidden for request in batch]).to(torch.float32)  # [rows, D]
-    token_ids = torch.cat([request.token_ids for request in batch])  # [rows]
-    lengths = torch.tensor([len(request.token_ids) for request in batch])
-    ends = torch.repeat_interleave(lengths.cumsum(0), lengths)  # [rows], one past the request's last row
-    with torch.no_grad():
-        true_states = head.start(hidden)
-        log_probs = functional.log_softmax(target_logits(hidden, target, eps), dim=-1)  # [rows, V]
-        probs = log_probs.exp()
-        emitted = draft_index(token_ids)  # [rows]
+    """Mean loss over the unrolled positions; emitted tokens are fed (teacher forcing), as they are at verification.
+
+    A row stands for the token that it emitted; its draft at `position` is judged by the row `position + 1` further on.
+    """
+    hidden, token_ids, ends = _joined(batch)
+    num_rows, places = len(token_ids), torch.arange(len(token_ids))
+    true_states = head.start(hidden)
+    emitted = draft_index(token_ids)  # [rows]
+    directions = taught.directions(hidden, emitted, emitted_weight=settings.emitted_weight)  # [rows, D]
     token_part = head.token_part(embed(token_ids))  # [rows, 2W]
 
-    rows = torch.arange(len(token_ids))
     state = true_states
     total = torch.zeros(())
     weight_sum = 0.0
     for position in range(settings.unroll):
-        is_inside = rows + position + 1 < ends[rows]
-        rows, state = rows[is_inside], state[is_inside]
-        if not len(rows):
+        ahead = position + 1
+        state = head.advance(state[: num_rows - ahead], token_part[position : num_rows - 1])
+        is_inside = places[ahead:] < ends[: num_rows - ahead]
+        if not is_inside.any():
             break
-        state = head.advance(state, token_part[rows + position])
-        judged = rows + position + 1
-        # A token outside the draft vocabulary can't be drafted: such a row teaches the state only.
-        can_hit = emitted[judged] != NOT_DRAFTED
-        draft = functional.log_softmax(head.logits(state[can_hit]), dim=-1)
-        hit_rows = judged[can_hit]
-        divergence = (probs[hit_rows] * (log_probs[hit_rows] - draft)).sum(-1).mean()
-        to_emitted = functional.nll_loss(draft, emitted[hit_rows])
-        distance = functional.smooth_l1_loss(state, true_states[judged], beta=1.0) * state.shape[-1] ** 0.5
         weight = settings.decay**position
-        if can_hit.any():
-            mixed = (1 - settings.emitted_weight) * divergence + settings.emitted_weight * to_emitted
-            total = total + weight * mixed
-        total = total + weight * settings.state_weight * distance
         weight_sum += weight
+        distance = functional.smooth_l1_loss(state, true_states[ahead:], beta=1.0, reduction="none").mean(dim=-1)
+        scale = weight * settings.state_weight * state.shape[-1] ** 0.5
+        total = total + scale * (distance @ _shares(is_inside))
+        # A token outside the draft vocabulary can't be drafted: such a row teaches the state only.
+        can_hit = is_inside & (emitted[ahead:] != NOT_DRAFTED)
+        total = total + weight * taught.loss(head.output(state), directions[ahead:], _shares(can_hit))
     return total / max(weight_sum, 1e-9)
+
+
+def _joined(batch: Sequence[RequestFeatures]) -> tuple[Tensor, Tensor, Tensor]:
+    """States [rows, D], tokens [rows] and one past the last row of each row's request [rows].
+
+    Rows that belong to no request (their end is 0) fill up to a multiple: for every number of rows that it hasn't seen
+    the library compiles its products anew, which took as long as computing them.
+    """
+    lengths = torch.tensor([len(request.token_ids) for request in batch])
+    num_rows = int(lengths.sum())
+    filling = -num_rows % ROWS_MULTIPLE
+    hidden = torch.cat([request.hidden for request in batch]).to(torch.float32)
+    ends = torch.repeat_interleave(lengths.cumsum(0), lengths)
+    return (
+        functional.pad(hidden, (0, 0, 0, filling)),
+        functional.pad(torch.cat([request.token_ids for request in batch]), (0, filling)),
+        functional.pad(ends, (0, filling)),
+    )
+
+
+def _shares(rows: Tensor) -> Tensor:  # [n] bool to [n] float32
+    """Each marked row's share of a mean over them; all 0 where none is marked."""
+    return rows.float() / max(1, int(rows.sum()))
 
 
 def index_of_tokens(
@@ -202,9 +224,13 @@ def _batches(
                 return
 
 
-def _learning_rate_share(step: int, steps: int, settings: LoopSettings) -> float:
-    """Linear warm-up, then a cosine down to a tenth."""
-    warmup = max(1, round(steps * settings.warmup_share))
-    if step < warmup:
-        return (step + 1) / warmup
-    return 0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+def learning_rate_share(done: float, warmup: float) -> float:
+    """Of a run of which this share is done: a linear warm-up, then a cosine down to a tenth."""
+    if done < warmup:
+        return 0.02 + 0.98 * done / warmup
+    return 0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * min(1.0, (done - warmup) / (1 - warmup))))
+
+
+def _share_of_time(begin: float, now: float, deadline: float) -> float:
+    """1 where no time was left to begin with."""
+    return (now - begin) / (deadline - begin) if deadline > begin else 1.0

@@ -20,6 +20,7 @@ from bowsprit_engine.config import TrainSettings
 from bowsprit_engine.errors import WorldError
 from bowsprit_engine.models import LoadedModel, load_model
 from bowsprit_engine.models.uri import resolve_uri
+from bowsprit_engine.native.variants import cpu_features, usable
 from bowsprit_engine.speculation.drafters.head import HeadDrafter, accuracy
 from bowsprit_engine.speculation.drafters.serving_head import serving_head
 from bowsprit_engine.training import artifact, calibration, data, evaluate, features, loop
@@ -37,7 +38,7 @@ logger = logging.getLogger(__name__)
 DRAFT_VOCABULARY = 2048
 MOST_INTERMEDIATE = 512
 MAX_EPOCHS = 6
-ROWS_PER_BATCH = 768
+ROWS_PER_BATCH = 256
 LEARNING_RATE = 1.5e-3
 TAUGHT_TOKENS = 20_000  # that look-up knows when weights are chosen: learning them again takes 0.2 s a validation
 WARM_START = 0.3  # of the learning rate, on the parent's weights: at the full one they are forgotten first
@@ -204,11 +205,18 @@ def _train(
             rows_per_batch=ROWS_PER_BATCH,
             learning_rate=LEARNING_RATE * (WARM_START if parent is not None else 1.0),
             deadline=TRAINING_UNTIL * deadline.seconds,
+            products=_products(),
         ),
         clock=deadline.elapsed,
         on_checkpoint=lambda checkpoint: _report(checkpoint, tracker),
     )
     return Trained(head=head, target=target, outcome=outcome)
+
+
+def _products() -> torch.dtype:
+    """Bfloat16 where this processor multiplies pairs of it: elsewhere that is slower than float32."""
+    best = next(iter(usable(cpu_features())), None)
+    return torch.bfloat16 if best is not None and best.activations == "bfloat16" else torch.float32
 
 
 def _report(checkpoint: loop.Checkpoint, tracker: Tracker) -> None:
