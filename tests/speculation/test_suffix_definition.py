@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -119,3 +121,19 @@ def test_drafts_and_their_confidences_are_those_of_the_definition(all_texts, cou
             definition.learn(name, tokens, 5)
             (draft,) = drafter.propose([context])
             assert list(zip(draft.token_ids, draft.confidences, strict=True)) == definition.propose(name, tokens, count)
+
+
+def test_two_tenants_whose_runs_of_tokens_share_a_key_share_nothing(monkeypatch):
+    """A key is 64 bits of a hash: what a place says is believed only if it is the asking tenant's."""
+    monkeypatch.setattr("bowsprit_engine.speculation.drafters.answers.hash", lambda _: 0, raising=False)
+    drafter = SuffixDrafter(name="suffix")
+
+    def asked(tenant):
+        return DraftContext(
+            request_id=tenant, token_ids=[5, 1], hidden=None, max_draft_tokens=4, seed=0, temperature=0.0, tenant=tenant
+        )
+
+    drafter.learn(replace(asked("one"), request_id="before", token_ids=[5, 1, 2, 3, 4]))
+    drafter.forget("before")
+
+    assert [draft.token_ids for draft in drafter.propose([asked("one"), asked("another")])] == [(2, 3, 4), ()]
