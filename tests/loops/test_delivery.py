@@ -1,0 +1,135 @@
+"""What pods are offered, in which role and order, by a Delivery that talks to fakes on loopback."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+import pytest
+
+from bowsprit_operator.delivery import Delivery
+from bowsprit_operator.fleet import Fleet, ScrapedPod
+from bowsprit_operator.resources.draft_policy import DesiredSpeculator, DraftPolicySpec, LoadedSpeculator
+from bowsprit_operator.world.engines import Engines, PodAddress
+from loops.fake_engine import CONTROL_PORT, FakeEngine
+
+
+def speculators(*revisions: str) -> tuple[DesiredSpeculator, ...]:
+    return tuple(
+        DesiredSpeculator(drafter="head", revision=name, uri=f"file:///s/{name}", sha256="b" * 64) for name in revisions
+    )
+
+
+@dataclass(slots=True, kw_only=True)
+class Delivered:
+    """One engine and what is delivered to it. `now` is the operator's clock."""
+
+    engine: FakeEngine
+    fleet: Fleet
+    delivery: Delivery
+    now: float = 1000.0
+
+    async def scrape(self) -> tuple[ScrapedPod, ...]:
+        engine = self.engine
+        return await self.fleet.scrape([PodAddress(name="p", uid="u", ip=engine.ip, port=CONTROL_PORT)])
+
+    async def tick(
+        self, *, serving: str | None = None, candidate: str | None = None, pods: tuple[ScrapedPod, ...] | None = None
+    ) -> LoadedSpeculator:
+        """Deliver by this scrape, or a fresh one, and let what began end. What the pod acknowledged about its head."""
+        self.now += 15.0
+        spec = DraftPolicySpec(
+            revision=1,
+            speculators=() if serving is None else speculators(serving),
+            candidates=() if candidate is None else speculators(candidate),
+        )
+        scraped = await self.scrape() if pods is None else pods
+        (said,) = await self.delivery.deliver(spec, scraped, heads=["head"], now=self.now)
+        await asyncio.gather(*(task for task in asyncio.all_tasks() if task.get_name().startswith("load ")))
+        (head,) = said.speculators
+        return head
+
+    def loads(self) -> list[tuple[str, str | None]]:
+        """Role and revision of every load that the pod was asked for."""
+        return [(load.role.value, load.revision) for _, load in self.engine.loads]
+
+
+@pytest.fixture
+async def pod() -> AsyncIterator[Delivered]:
+    engines = Engines(token_file=None)
+    async with FakeEngine().serving() as engine:
+        delivered = Delivered(engine=engine, fleet=Fleet(engines), delivery=Delivery(engines))
+        yield delivered
+        await delivered.delivery.aclose()
+    await engines.aclose()
+
+
+async def test_a_promoted_shadow_is_served_before_anything_is_done_to_the_second_buffer(pod: Delivered) -> None:
+    """The policy names it as serving and lists no candidate any more: dropping the shadow first would cost a read."""
+    for _ in range(2):
+        await pod.tick(serving="one")
+    for _ in range(2):
+        await pod.tick(serving="one", candidate="two")
+    for _ in range(3):
+        await pod.tick(serving="two")
+    assert pod.loads() == [("serving", "one"), ("shadow", "two"), ("serving", "two")]
+    assert pod.engine.reads == ["one", "two"]
+
+
+async def test_what_should_serve_comes_before_the_candidate(pod: Delivered) -> None:
+    """A pod that has neither says that its candidate waits."""
+    waits = await pod.tick(serving="one", candidate="two")
+    for _ in range(2):
+        said = await pod.tick(serving="one", candidate="two")
+    assert waits.shadow is not None
+    assert (waits.shadow.state, waits.shadow.message) == ("Loading", "what should serve comes first")
+    assert said.shadow is not None
+    assert (said.revision, said.shadow.revision, said.shadow.state) == ("one", "two", "Scoring")
+    assert pod.loads() == [("serving", "one"), ("shadow", "two")]
+
+
+async def test_a_rejected_candidate_is_unloaded_and_another_takes_its_place(pod: Delivered) -> None:
+    """The second buffer holds one at a time."""
+    for candidate in ("one", "two", None):
+        for _ in range(2):
+            said = await pod.tick(candidate=candidate)
+    assert (pod.loads(), said.shadow) == ([("shadow", "one"), ("shadow", "two"), ("shadow", None)], None)
+
+
+async def test_a_scrape_from_before_a_load_brings_no_second_one(pod: Delivered) -> None:
+    """The pod answered in between: what it loaded isn't read again, in either role."""
+    for wanted in ({"serving": "one"}, {"serving": "one", "candidate": "two"}, {"serving": "two"}):
+        stale = await pod.scrape()
+        for _ in range(2):
+            await pod.tick(**wanted, pods=stale)
+        await pod.tick(**wanted)
+    assert pod.engine.reads == ["one", "two"]
+
+
+async def test_a_refused_candidate_is_offered_again_only_after_a_while(pod: Delivered) -> None:
+    """Memory may be free then; until it is, the pod's words are told and its serving revision is no matter."""
+    pod.engine.shadow_refusal = "no memory"
+    for _ in range(2):
+        await pod.tick(serving="one")
+    for _ in range(4):
+        said = await pod.tick(serving="one", candidate="two")
+    assert said.shadow is not None
+    assert (said.revision, said.state, said.shadow.state) == ("one", "Active", "Refused")
+    assert "no memory" in (said.shadow.message or "")
+    assert pod.loads().count(("shadow", "two")) == 1
+    pod.engine.shadow_refusal, pod.now = None, pod.now + 300.0
+    for _ in range(2):
+        said = await pod.tick(serving="one", candidate="two")
+    assert said.shadow is not None
+    assert (said.shadow.state, said.shadow.message) == ("Scoring", None)
+
+
+async def test_an_engine_of_before_there_were_shadows_is_offered_none(pod: Delivered) -> None:
+    """It takes any role for serving, and would serve what nobody has compared yet."""
+    pod.engine.knows_shadows = False
+    for _ in range(3):
+        said = await pod.tick(serving="one", candidate="two")
+    assert said.shadow is not None
+    assert (said.revision, said.shadow.state) == ("one", "Unsupported")
+    assert pod.loads() == [("serving", "one")]
