@@ -37,7 +37,7 @@ def claims(trained, tmp_path, monkeypatch):
     write(tmp_path / "good", runner, head)
     torch.manual_seed(1)
     write(tmp_path / "weak", runner, RecurrentHead(SHAPE, target_rows(runner, DRAFT_TOKEN_IDS)))
-    monkeypatch.setattr("bowsprit_engine.speculation.drafters.head.CHANCE_FACTOR", 0.0)
+    monkeypatch.setattr("bowsprit_engine.speculation.drafters.head.chance", lambda _: 0.0)
     return tmp_path
 
 

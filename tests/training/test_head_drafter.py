@@ -227,6 +227,22 @@ def _random(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     }
 
 
+def test_a_head_that_promises_nothing_must_beat_the_commonest_token(
+    trained: tuple[LearnableRunner, RecurrentHead], folder: Path
+) -> None:
+    """Its own word on what it hit when it was made isn't all that it is held to."""
+    runner, _ = trained
+    weights, config = folder / artifact.WEIGHTS_FILE, folder / artifact.CONFIG_FILE
+    tensors = load_file(weights)
+    token_ids = tensors["selftest.token_ids"].clone()
+    token_ids[: len(token_ids) * 3 // 4, 1] = 5
+    save_file(_random(tensors) | {"selftest.token_ids": token_ids}, weights)
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"selftest_accuracy": 0.0}))
+
+    with pytest.raises(SpeculatorError, match=r"needs 7[5-9]\.\d%"):
+        HeadDrafter(name="head", runner=runner).load(folder, None, "m-head-1", DIGEST)
+
+
 @pytest.mark.parametrize(
     ("spoil", "reason", "words"),
     [

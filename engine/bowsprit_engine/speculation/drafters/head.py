@@ -124,10 +124,17 @@ def accuracy(head: ServingHead, selftest: artifact.SelfTest) -> float:
     return sum(draft.token_ids == (token,) for draft, token in zip(drafts, emitted, strict=True)) / len(emitted)
 
 
+def chance(stored: artifact.StoredHead) -> float:
+    """Share of the self-test's tokens that needs no head: ten times a blind guess's, or the commonest token's."""
+    commonest = stored.selftest.token_ids[:, 1].unique(return_counts=True)[1]
+    by_heart = int(commonest.max()) / len(stored.selftest.token_ids) if commonest.numel() else 0.0
+    return max(CHANCE_FACTOR / stored.config.draft_vocab_size, by_heart)
+
+
 def check_selftest(head: ServingHead, stored: artifact.StoredHead, folder: Path) -> None:
     """The head must still hit the stored continuations of its target. Raises SpeculatorError SelfTestFailed."""
     hit = accuracy(head, stored.selftest)
-    needed = max(SELFTEST_SHARE * stored.config.selftest_accuracy, CHANCE_FACTOR / stored.config.draft_vocab_size)
+    needed = max(SELFTEST_SHARE * stored.config.selftest_accuracy, chance(stored))
     if not hit >= needed:
         raise SpeculatorError(
             f"{folder}: hits {hit:.1%} of its target's own {len(stored.selftest.token_ids)} self-test tokens, "
