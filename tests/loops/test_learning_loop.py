@@ -209,7 +209,7 @@ async def test_a_new_leader_goes_on_with_the_same_run(world: World) -> None:
 
 
 async def test_manual_promotion_waits_for_a_pin(world: World) -> None:
-    """In mode Manual a revision that passed stops at Evaluated; naming it in spec promotes it."""
+    """In mode Manual a revision that passed stops at Evaluated; naming it in spec promotes it, and the run says so."""
     manual = {"training": {"drafter": "head", "mode": "Manual"}, "promotion": {"mode": "Manual"}}
     await world.model(**manual)
     await world.engine()
@@ -225,6 +225,7 @@ async def test_manual_promotion_waits_for_a_pin(world: World) -> None:
     revision, policy = await world.revision("smollm2-head-1"), await world.policy()
     assert waiting == ("Evaluated", ())
     assert said(revision.status.conditions, "Promoted") == ("True", "PinnedBySpec")
+    assert (revision.status.stage, (await world.training("mine")).status.outcome) == ("Promoted", "Promoted")
     assert [speculator.revision for speculator in policy.spec.speculators] == ["smollm2-head-1"]
 
 

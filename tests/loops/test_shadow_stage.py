@@ -205,12 +205,12 @@ async def test_a_quiet_service_waits_no_longer_than_the_spec_says(world: World) 
 
 
 async def test_the_first_revision_of_all_drafts_in_the_shadow_of_nobody(world: World) -> None:
-    """It goes on once it is sure to match live text at all."""
-    await world.model(promotion={"shadow": "24h"})
+    """It goes on once it is sure to match live text at all; until then no other run starts."""
+    model = await world.model(promotion={"shadow": "24h"})
     engine = await world.engine(engine=engine_with(BETTER))
     first = await passed_the_gate(world, 1)
     await in_the_shadow(world, first, [engine])
-    assert engine.loaded("head") is None
+    assert (engine.loaded("head"), world.summary(model).learning_reason) == (None, "CandidateInShadow")
     await world.tick(3, engines=[engine])
 
     async def is_served() -> bool:

@@ -353,6 +353,24 @@ def test_what_passed_the_gate_drafts_in_the_shadow_first(
 
 
 @pytest.mark.parametrize(
+    ("reason", "written"),
+    [
+        (PromotionReason.GATE_PASSED, ("True", "GatePassed", "with the numbers")),
+        (PromotionReason.PINNED_BY_SPEC, ("True", "PinnedBySpec", "with the numbers")),
+        (PromotionReason.IN_SHADOW, ("True", "GatePassed", "it serves")),
+        (PromotionReason.NOTHING_NEW, ("True", "GatePassed", "it serves")),
+    ],
+)
+def test_a_revision_says_why_it_serves_also_after_a_restart(
+    reason: PromotionReason, written: tuple[str, str, str]
+) -> None:
+    """The choice that made it serve is gone then; today's is about none, or about the next candidate."""
+    status = verdict.promoted(a_revision(1), reason=reason, message="with the numbers", now=BEGIN)
+    (found,) = [condition for condition in status.conditions if condition.type == RevisionCondition.PROMOTED]
+    assert ((found.status.value, found.reason, found.message), status.stage) == (written, "Promoted")
+
+
+@pytest.mark.parametrize(
     ("passed", "after", "outcome_", "stage", "promoted"),
     [
         (True, verdict.AfterGate.SERVES, "Promoted", "Promoted", ("True", "GatePassed")),

@@ -102,7 +102,9 @@ def rejected(stored: SpeculatorRevision, *, reason: StrEnum, message: str, now: 
 def promoted(
     stored: SpeculatorRevision, *, reason: PromotionReason, message: str, now: datetime
 ) -> SpeculatorRevisionStatus:
-    """Of a revision that waited and now serves."""
+    """Of a revision that waited and now serves. `reason`: of this tick's choice, which may be about another by now."""
+    if reason not in (PromotionReason.GATE_PASSED, PromotionReason.PINNED_BY_SPEC):  # it was chosen before a restart
+        reason, message = PromotionReason.GATE_PASSED, "it serves"
     findings = (finding(RevisionCondition.PROMOTED, True, reason, message),)
     return with_findings(stored.status, findings, now=now)
 
