@@ -2,12 +2,12 @@
 
     PYTHONPATH=engine python -m bench.live_streams --model MODEL
 
-Two engines as `serve` assembles them, in one process, each with weights and a KV cache of its own, stepped in turn
+Two engines as `serve` assembles them, in one process, on the same weights (bench/shared_runner.py), stepped in turn
 (bench/paired_steps.py): one with look-up drafters, windows and a table whose caps are `--cap` at every batch, one
 without drafters. The first has answered the stream's learned requests before anything is judged, and goes on learning
 from the judged ones; no request is asked twice. Tokens of both engines must be equal. On the hostile stream both
-engines are new at every batch, and what comes before the 500th draft has a row of its own: so many an engine may take
-to find out.
+engines are new at every batch, and batches that begin before the 500th opportunity to draft have a row of their own: an
+engine may take 500 drafts to find out.
 
 Decides who is asked what and when. Refuses to know how steps are compared and how drafts come about.
 """
@@ -26,6 +26,7 @@ import typer
 from bench.drafter_streams import StreamOf, streams
 from bench.paired_steps import Asked, Block, Figures, Spent, SteppedEngine, in_turn
 from bench.recorded_answers import STREAM_SEED, grammar_compiler
+from bench.shared_runner import halves
 from bench.spread import Ratio
 from bench.step_clock import PARTS, StepClock
 from bowsprit_engine.config import ServeSettings
@@ -46,7 +47,7 @@ ASKED = {1: 4, 8: 16}  # requests of a round, by batch
 HOSTILE = "noise"
 HOSTILE_BATCHES = (1, 2, 4, 8, 16)
 HOSTILE_BLOCKS = 4  # batches of a round
-LEARNING_DRAFTS = 500
+LEARNING = 500  # opportunities
 HEADER = (
     f"{'stream':22}{'B':>3}{'E':>7}{'drafted':>9}{'plain/s':>9}{'goodput':>22}{'of calm steps':>22}{'of CPU time':>22}"
     f"{'drafting':>9}{'contended':>10}{'pairs':>7}{'equal':>8}"
@@ -101,10 +102,10 @@ def hostile(
         learning: list[Block] = []
         steady: list[Block] = []
         while len(steady) < rounds * HOSTILE_BLOCKS:
-            blocks = learning if drafted.num_proposed < LEARNING_DRAFTS else steady
+            blocks = learning if drafted.num_opportunities < LEARNING else steady
             together = list(islice(asked, batch))
             blocks.append(in_turn(clock, drafted, plain, together, drafted_begins=len(blocks) % 2 == 0))
-        yield Figures.of(learning, stream=f"{name}, {LEARNING_DRAFTS} drafts", batch=batch)
+        yield Figures.of(learning, stream=f"{name}, first {LEARNING}", batch=batch)
         yield Figures.of(steady, stream=name, batch=batch)
 
 
@@ -155,11 +156,15 @@ def main(
     """Print per stream and batch a row, and what a step spent; exit with 1 when speculation changed an answer."""
     drafting = _settings(model, drafter=tuple(map(DrafterChoice.read, drafter)), draft_tokens_max=cap)
     without = _settings(model, drafter=(), draft_tokens_max=cap, speculation="off")
-    loaded = assembly.load(drafting), assembly.load(without)
+    loaded = assembly.load(drafting)
+    runners = halves(loaded.runner)
     garbage.leave_out_what_is_here()
 
     def prepared() -> tuple[SteppedEngine, SteppedEngine]:
-        drafted, plain = SteppedEngine.prepared(drafting, loaded[0]), SteppedEngine.prepared(without, loaded[1])
+        drafted, plain = (
+            SteppedEngine.prepared(settings, replace(loaded, runner=runner))
+            for settings, runner in zip((drafting, without), runners, strict=True)
+        )
         drafted.engine.set_policy(table_of_caps(drafting.drafter, cap))
         return drafted, plain
 
@@ -170,7 +175,7 @@ def main(
             if only and stream.name not in only:
                 continue
             judge = hostile if stream.name == HOSTILE else learned_then_judged
-            asked = list(askable(loaded[0], stream))
+            asked = list(askable(loaded, stream))
             for figures in judge(
                 clock, prepared, asked, name=stream.name, rounds=rounds, batches=batches or HOSTILE_BATCHES
             ):

@@ -74,9 +74,9 @@ class SteppedEngine:
         return any(request.last is None for request in self._opened)
 
     @property
-    def num_proposed(self) -> int:
-        """Drafts that any drafter ever proposed."""
-        return sum(drafter.proposed for drafter in self.engine.drafters())
+    def num_opportunities(self) -> int:
+        """Sequence-steps in which a drafter could have drafted so far."""
+        return max((drafter.opportunities for drafter in self.engine.drafters()), default=0)
 
     def begin(self, asked: Sequence[Asked]) -> None:
         """All of them at once."""

@@ -1,23 +1,33 @@
-"""Who is asked how often: a drafter whose drafts come true at every step, a hopeless one at every eighth."""
+"""Who is asked how often: a drafter whose drafts come true at every step, a hopeless one at every eighth or less."""
 
 from __future__ import annotations
 
 import gc
+import itertools
 import weakref
 
 import pytest
 
 from bowsprit_engine.core.request import Request, SamplingParams, SpeculationParams
 from bowsprit_engine.core.sequence import LiveSequence
-from bowsprit_engine.speculation.asking import MOST_PRICE, SAMPLED_EVERY, Record, price_of
+from bowsprit_engine.speculation.asking import MOST_PRICE, SAMPLED_EVERY, SELDOM, Record, price_of
 from bowsprit_engine.speculation.confidence import Rate
 from bowsprit_engine.speculation.drafters.base import Draft
 from bowsprit_engine.speculation.drafters.suffix import SuffixDrafter
 from bowsprit_engine.speculation.pool import DrafterPool
+from bowsprit_engine.speculation.scoring import PROMISE
 from bowsprit_policy.wire import DrafterState, DrafterType
 
 TRUTH, WRONG = 1, 2
-NO_TIME = 1e-9  # seconds of a step: asking is never cheap beside it
+ASKING = 1e-4  # seconds
+STEP = 1e-2  # seconds: asking costs too much for what is hopeless, and little at every eighth step
+SHORT_STEP = 1e-3  # seconds: asking for all at every eighth step would be dear beside it
+
+
+def pool_of(*drafters):
+    """Whatever is timed takes as long as asking."""
+    ticks = itertools.count()
+    return DrafterPool(drafters, vocab_size=8, clock=lambda: next(ticks) * ASKING)
 
 
 class CountingDrafter:
@@ -55,7 +65,7 @@ def live_sequence(request_id):
     )
 
 
-def run(pool, *, steps, cap=4, watch=0, request_id="r", bound_at=lambda step: False):
+def run(pool, *, steps, cap=4, watch=0, request_id="r", bound_at=lambda step: False, step_seconds=STEP):
     """One token after another of the same text; per step, for how many sequences the drafter counts as asked."""
     live = live_sequence(request_id)
     asked = []
@@ -63,12 +73,18 @@ def run(pool, *, steps, cap=4, watch=0, request_id="r", bound_at=lambda step: Fa
         is_bound = bound_at(step)
         caps = {"counts": 4 if is_bound else cap}
         report = pool.draft([live], [caps], watch=[watch], bound=[0] if is_bound else [])
+        pool.grant([live], report.proposals)
         asked.append(report.asked.get("counts", 0))
         live.token_ids.append(TRUTH)
         pool.learn(live)
-        pool.note_step(NO_TIME)
+        pool.note_step(step_seconds)
     pool.forget(live)
     return asked
+
+
+def late(drafter):
+    """How often it was asked in the second half of 400 steps: what it is worth is known then."""
+    return sum(at > 200 for at in drafter.asked_at)
 
 
 @pytest.mark.parametrize("is_silent", [False, True])
@@ -76,34 +92,105 @@ def test_a_hopeless_drafter_is_asked_at_every_eighth_step_and_counts_as_asked_at
     """Else tokens per step would be those of the steps in which it was asked: E is never flattered."""
     drafter = CountingDrafter(is_silent=is_silent)
 
-    asked = run(DrafterPool([drafter], vocab_size=8), steps=400)
+    asked = run(pool_of(drafter), steps=400)
 
     assert asked == [1] * 400
-    assert 50 <= len(drafter.asked_at) <= 80
+    assert late(drafter) == 200 // SAMPLED_EVERY
 
 
 def test_a_drafter_that_comes_true_is_asked_at_every_step():
     """Whatever it costs: it pays."""
     drafter = CountingDrafter(right_from=0)
-    run(DrafterPool([drafter], vocab_size=8), steps=100)
+    run(pool_of(drafter), steps=100)
 
     assert drafter.asked_at == list(range(1, 101))
 
 
-def test_a_text_that_begins_to_repeat_itself_is_noticed_within_eight_steps():
+@pytest.mark.parametrize(("step_seconds", "within"), [(STEP, SAMPLED_EVERY), (SHORT_STEP, SELDOM)])
+def test_a_text_that_begins_to_repeat_itself_is_noticed_within_eight_steps_or_a_few_more(step_seconds, within):
     """From the first draft that comes true on, every step asks."""
     drafter = CountingDrafter(right_from=200)
-    run(DrafterPool([drafter], vocab_size=8), steps=300)
+    run(pool_of(drafter), steps=300, step_seconds=step_seconds)
 
-    late = [at for at in drafter.asked_at if at >= 200]
-    assert late[0] < 200 + SAMPLED_EVERY
-    assert late == list(range(late[0], 301))
+    noticed = min(at for at in drafter.asked_at if at >= 200)
+    assert noticed < 200 + within
+    assert [at for at in drafter.asked_at if at >= 200] == list(range(noticed, 301))
+
+
+def test_a_hopeless_drafter_is_asked_more_seldom_where_that_takes_much_of_a_step():
+    """A fifth of each eighth step would be 2.5 % of all."""
+    drafter = CountingDrafter()
+
+    run(pool_of(drafter), steps=400, step_seconds=SHORT_STEP)
+
+    assert late(drafter) == 200 // SELDOM
+
+
+def test_the_step_that_asks_what_is_hopeless_asks_for_all_sequences():
+    """The others ask for none."""
+    drafter = CountingDrafter()
+    pool = pool_of(drafter)
+    run(pool, steps=1000, step_seconds=4 * STEP)
+    drafter.asked_at.clear()
+    lives = [live_sequence(f"{n}") for n in range(3)]
+    num_asked = []
+    for _ in range(2 * SAMPLED_EVERY):
+        pool.draft(lives, [{"counts": 4}] * 3)
+        num_asked.append(len(drafter.asked_at))
+        drafter.asked_at.clear()
+
+    assert sorted(num_asked) == [0] * (2 * SAMPLED_EVERY - 2) + [3, 3]
+
+
+def test_a_sequence_that_joins_a_batch_of_which_nothing_is_worth_asking_has_an_entry_and_a_chance_of_its_own():
+    """And whoever may not draft any more is no opportunity."""
+    drafter = CountingDrafter()
+    pool = pool_of(drafter)
+    run(pool, steps=100)
+    old, new = live_sequence("old"), live_sequence("new")
+    reports = [
+        pool.draft(sequences, [{"counts": cap}] * len(sequences))
+        for sequences, cap in (([old], 4), ([old], 4), ([old, new], 4), ([old, new], 0), ([new], 4))
+    ]
+
+    assert [len(report.proposals) for report in reports] == [1, 1, 2, 2, 1]
+    assert [report.asked for report in reports] == [{"counts": 1}, {"counts": 1}, {"counts": 2}, {}, {"counts": 1}]
+    assert [report.asked_by_sequence for report in reports[2:4]] == [(("counts",), ("counts",)), ((), ())]
+
+
+@pytest.mark.parametrize(("verified", "worth"), [(1, 1.0), (0, PROMISE)])
+def test_a_token_that_matched_and_was_not_verified_is_worth_but_a_part_of_one_that_was(verified, worth):
+    """It brought nothing, since a row cost more than it promised; but where it matched, more may."""
+    drafter = CountingDrafter(right_from=0)
+    pool, live = pool_of(drafter), live_sequence("r")
+    report = pool.draft([live], [{"counts": 4}])
+    pool.grant([live], [report.proposals[0].cut(verified)])
+    live.token_ids.append(TRUTH)
+    pool.learn(live)
+
+    assert pool.record(drafter, live).own == Rate(matched=worth, judged=1.0)
+
+
+def test_a_drafter_that_says_what_another_one_is_believed_for_is_worth_asking_too():
+    """Whose word it is makes no difference: the next time it may be the only one."""
+    one, other = CountingDrafter(right_from=0), CountingDrafter(right_from=0)
+    one.name, other.name = "one", "other"
+    pool = pool_of(one, other)
+    live = live_sequence("r")
+    for _ in range(100):
+        report = pool.draft([live], [{"one": 4, "other": 4}])
+        pool.grant([live], report.proposals)
+        live.token_ids.append(TRUTH)
+        pool.learn(live)
+        pool.note_step(STEP)
+
+    assert (len(one.asked_at), len(other.asked_at)) == (100, 100)
 
 
 def test_what_all_sequences_said_of_a_drafter_is_known_to_the_next_one():
     """On hopeless traffic a new request doesn't begin in good faith."""
     drafter = CountingDrafter()
-    pool = DrafterPool([drafter], vocab_size=8)
+    pool = pool_of(drafter)
     for index in range(20):
         run(pool, steps=40, request_id=f"{index}")
     drafter.asked_at.clear()
@@ -115,15 +202,15 @@ def test_what_all_sequences_said_of_a_drafter_is_known_to_the_next_one():
 def test_a_hopeless_drafter_that_is_held_at_0_is_watched_at_every_eighth_step():
     """Watching costs what drafting costs, and gains nothing."""
     drafter = CountingDrafter()
-    run(DrafterPool([drafter], vocab_size=8), steps=400, cap=0, watch=4)
+    run(pool_of(drafter), steps=400, cap=0, watch=4)
 
-    assert 50 <= len(drafter.asked_at) <= 80
+    assert late(drafter) == 200 // SAMPLED_EVERY
 
 
 def test_who_drafts_up_to_its_cap_whether_it_pays_or_not_is_asked_at_every_step():
     """In mode Fixed, say."""
     drafter = CountingDrafter()
-    run(DrafterPool([drafter], vocab_size=8), steps=100, bound_at=lambda step: True)
+    run(pool_of(drafter), steps=100, bound_at=lambda step: True)
 
     assert drafter.asked_at == list(range(1, 101))
 
@@ -131,7 +218,7 @@ def test_who_drafts_up_to_its_cap_whether_it_pays_or_not_is_asked_at_every_step(
 def test_a_probe_of_a_hopeless_drafter_that_is_held_at_0_asks_it():
     """Whenever the last sample was."""
     drafter = CountingDrafter()
-    run(DrafterPool([drafter], vocab_size=8), steps=400, cap=0, watch=4, bound_at=lambda step: step % 7 == 0)
+    run(pool_of(drafter), steps=400, cap=0, watch=4, bound_at=lambda step: step % 7 == 0)
 
     assert {1 + step for step in range(0, 400, 7)} <= set(drafter.asked_at)
 
@@ -142,7 +229,7 @@ class Text(list):
 
 def test_nothing_is_kept_of_a_text_that_ended():
     """Contexts hold the live tokens: they end with their sequence, also where a drafter learned last."""
-    pool = DrafterPool([CountingDrafter(), SuffixDrafter(name="suffix")], vocab_size=8)
+    pool = pool_of(CountingDrafter(), SuffixDrafter(name="suffix"))
     live = live_sequence("r")
     live.token_ids = Text(live.token_ids)
     text = weakref.ref(live.token_ids)
@@ -171,5 +258,4 @@ def test_one_token_in_five_drafts_is_worth_asking_and_one_in_a_hundred_is_not():
         often.add(int(index % 5 == 0))
         seldom.add(int(index % 100 == 50))
 
-    assert often.is_due(price=MOST_PRICE)
-    assert not seldom.is_due(price=MOST_PRICE)
+    assert often.worth >= MOST_PRICE > seldom.worth

@@ -234,6 +234,18 @@ def test_every_usable_drafter_is_probed_in_turn():
     assert {name for caps in seen if caps.probe for name in caps.probe} == {"ngram"}
 
 
+def test_look_up_that_is_not_held_at_0_is_probed_a_quarter_as_often_as_a_head():
+    """All that it drafts is scored on the emitted text anyway."""
+    times = {}
+    for name in ("ngram", "head"):
+        policy = executor(slowdown=2.0, usable=(name,), table=(row(None, ngram=4),))
+        seen = run(policy, steps=8000, accepted=4)
+        times[name] = [index for index, caps in enumerate(seen) if caps.probe is not None]
+
+    gaps = {name: times[name][2] - times[name][1] for name in times}
+    assert gaps["ngram"] == 4 * gaps["head"]
+
+
 def test_a_probe_without_a_proposal_is_tried_again_soon():
     """The n-gram drafter had no match just then: that cost nothing and told nothing."""
     policy = executor(usable=("ngram",), table=(row(None, ngram=0),))
@@ -244,7 +256,7 @@ def test_a_probe_without_a_proposal_is_tried_again_soon():
             probes.append(step)
         policy.observe([], batch=1, context=200)
 
-    assert probes[:3] == [255, 259, 263]
+    assert probes[:3] == [255, 271, 287]
 
 
 def test_a_lowered_drafter_is_restored_by_what_it_would_have_got():

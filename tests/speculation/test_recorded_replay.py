@@ -45,7 +45,7 @@ def states_of(prompt: Sequence[int], answer: Sequence[int]) -> list[torch.Tensor
 def served(drafters: list[Drafter]) -> dict[str, LiveSequence]:
     """The prompts one after another by the engine's own step, every draft verified whole."""
     stepping = Stepping(drafters=drafters, draft_tokens=CAP)
-    stepping.pool.note_step = lambda seconds: None  # type: ignore[method-assign]  # no clock prices the head
+    stepping.pool.note_step = lambda seconds, **_: None  # type: ignore[method-assign]  # no clock prices the head
     sequences = {}
     for number, prompt in enumerate(PROMPTS):
         stepping.submit(f"{number}", prompt, max_tokens=40)

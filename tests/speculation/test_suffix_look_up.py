@@ -150,6 +150,24 @@ def test_the_oldest_answers_make_room():
     assert answers.num_places == 10 * sum(10 - length for length in NGRAMS)
 
 
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.lists(st.integers(0, 2), max_size=9), min_size=1, max_size=8))
+def test_tokens_are_found_alike_whether_they_came_one_by_one_or_many_at_once(pieces):
+    """Only the price differs."""
+    at_once, one_by_one = RecentAnswers(max_tokens=100), RecentAnswers(max_tokens=100)
+    many, single = at_once.begin("t"), one_by_one.begin("t")
+    for piece in pieces:
+        at_once.extend(many, piece)
+        for token_id in piece:
+            one_by_one.extend(single, [token_id])
+
+    text = [token_id for piece in pieces for token_id in piece]
+    for end in range(len(text) + 1):
+        found, expected = at_once.find("t", text[:end]), one_by_one.find("t", text[:end])
+        assert [place.at for place in found] == [place.at for place in expected]
+    assert at_once.num_places == one_by_one.num_places
+
+
 def test_no_more_is_forgotten_than_makes_room():
     """A long answer that goes at once is a pause of every running stream; its end serves until its place is needed."""
     answers = RecentAnswers(max_tokens=1000)

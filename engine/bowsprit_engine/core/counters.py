@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 import time
 import uuid
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -105,17 +106,18 @@ class Counters:
                 counts.seconds += seconds[name]
 
     def add_turns(self, turns: Sequence[Turn]) -> None:
-        """What a step's verification said of drafters."""
+        """What a step's verification said of drafters. Most turns of a batch are alike: nobody drafted anything."""
         with self._lock:
-            for turn in turns:
+            for turn, times in Counter(turns).items():
                 counts = self._drafters[turn.drafter]
-                _add(counts.extendable, turn.begin, turn.limit)
-                _add(counts.reached, turn.begin, min(turn.limit, turn.num_judged))
+                _add(counts.extendable, turn.begin, turn.limit, times=times)
+                _add(counts.reached, turn.begin, min(turn.limit, turn.num_judged), times=times)
                 if turn.end > turn.begin:
-                    counts.drafted_tokens += turn.end - turn.begin
-                    counts.accepted_tokens += min(turn.end, max(turn.begin, turn.num_accepted)) - turn.begin
-                    _add(counts.drafted, turn.begin, turn.end)
-                    _add(counts.matched, turn.begin, min(turn.end, turn.num_accepted))
+                    num_accepted = min(turn.end, max(turn.begin, turn.num_accepted)) - turn.begin
+                    counts.drafted_tokens += (turn.end - turn.begin) * times
+                    counts.accepted_tokens += num_accepted * times
+                    _add(counts.drafted, turn.begin, turn.end, times=times)
+                    _add(counts.matched, turn.begin, min(turn.end, turn.num_accepted), times=times)
 
     def add_watched(self, watched: Sequence[Watched]) -> None:
         """What drafters that are held at 0 would have got: nothing of it was verified, nor counts as drafted."""
@@ -191,8 +193,8 @@ class Counters:
         )
 
 
-def _add(counts: list[int], begin: int, end: int) -> None:
-    """One more at each of these positions."""
+def _add(counts: list[int], begin: int, end: int, *, times: int = 1) -> None:
+    """So many more at each of these positions."""
     counts.extend([0] * (end - len(counts)))
     for position in range(begin, end):
-        counts[position] += 1
+        counts[position] += times

@@ -56,6 +56,7 @@ class StepDrafter:
         report = self._pool.draft(plan.decodes, allowed, watch=watch, forced=forced, bound=bound)
         proposals = self._windowed(plan, report.proposals, bound)
         kept = [self._fitting(sequence, proposal) for sequence, proposal in zip(plan.decodes, proposals, strict=True)]
+        self._pool.grant(plan.decodes, kept)
         return StepDrafts(caps=caps, allowed=allowed, report=dataclasses.replace(report, proposals=tuple(kept)))
 
     def _probed(self, plan: StepPlan, caps: StepCaps) -> int | None:

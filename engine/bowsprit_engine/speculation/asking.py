@@ -1,9 +1,11 @@
 """Whether a count-based drafter is asked for a sequence in this step: not where its record says that it isn't worth it.
 
 Looking up takes some ten microseconds of the engine's thread per sequence, which a batch of texts without repetitions
-never gets back. Decides by the tokens that the drafter's drafts for this sequence matched, leaning on those for all
-sequences, against the price of asking. Where it isn't worth it every eighth step still asks, so that a text which
-begins to repeat itself is noticed within a few tokens. Refuses to know what was drafted and what time it is.
+never gets back. Decides by the tokens that asking it for this sequence brought, leaning on those for all sequences,
+against the price of asking. Every eighth step asks for all all the same (more seldom where that would take more than a
+two-hundredth of all steps' time), so that a text which begins to repeat itself is noticed: the same step for all, since
+code and tables come out of memory once then, and the steps between cost next to nothing. Refuses to know what was
+drafted and what time it is.
 """
 
 from __future__ import annotations
@@ -15,9 +17,11 @@ from bowsprit_engine.speculation.confidence import Rate
 KEEP = 0.9  # of what a sequence's drafts matched, per draft
 OVERALL_KEEP = 0.998
 LEAN = 0.5  # drafts' worth of belief has the record of all sequences
-SAMPLED_EVERY = 8  # steps, where asking isn't worth it
+SAMPLED_EVERY = 8  # steps, and twice or four times as many
+SELDOM = 32
+SAMPLING_SHARE = 0.005  # of step time
 OVERHEAD = 2.0  # composing, scoring and learning take as long again as looking up
-MOST_PRICE = 0.05  # tokens: one slow answer shuts nobody up
+MOST_PRICE = 0.1  # tokens: one slow answer shuts nobody up
 
 
 @dataclass(slots=True, kw_only=True)
@@ -26,29 +30,50 @@ class Record:
 
     overall: Rate
     own: Rate = field(default_factory=Rate)
-    steps_unasked: int = 0
+    worth: float = field(init=False)  # tokens that asking is expected to bring, as of its own last draft
 
-    def add(self, num_matched: int) -> None:
+    def __post_init__(self) -> None:
+        self.worth = self._expected()
+
+    def add(self, tokens_brought: float) -> None:
         """A draft is decided; 0 also where nothing was proposed."""
-        self.own.count(matched=num_matched, keep=KEEP)
-        self.overall.count(matched=num_matched, keep=OVERALL_KEEP)
+        self.own.count(matched=tokens_brought, keep=KEEP)
+        self.overall.count(matched=tokens_brought, keep=OVERALL_KEEP)
+        self.worth = self._expected()
 
-    @property
-    def worth(self) -> float:
-        """Tokens that asking is expected to bring."""
+    def _expected(self) -> float:
         return self.own.leaning(self.overall.leaning(1.0, lean=1.0), lean=LEAN)
 
-    def is_due(self, *, price: float) -> bool:
-        """Ask in this step? To be called once per step."""
-        if self.worth >= price or self.steps_unasked >= SAMPLED_EVERY - 1:
-            self.steps_unasked = 0
-            return True
-        self.steps_unasked += 1
-        return False
+
+@dataclass(slots=True)
+class Sampling:
+    """Of a pool's steps: which ask whether it is worth it or not."""
+
+    is_due: bool = False
+    _steps_since: int = 0
+
+    def begin_step(self, *, share: float) -> None:
+        """`share`: of a step that it takes to ask every drafter for every sequence."""
+        self._steps_since += 1
+        self.is_due = self._steps_since >= _steps_between(share)
+        if self.is_due:
+            self._steps_since = 0
+
+
+def _steps_between(share: float) -> int:
+    steps = SAMPLED_EVERY
+    while steps < SELDOM and share > SAMPLING_SHARE * steps:
+        steps *= 2
+    return steps
 
 
 def price_of(*, seconds: float | None, step_seconds: float | None, batch: int) -> float:
     """Of asking for one sequence, in tokens of a step that emits one per sequence; nothing while times are unknown."""
+    return min(MOST_PRICE, share_of_step(seconds=seconds, step_seconds=step_seconds, batch=batch))
+
+
+def share_of_step(*, seconds: float | None, step_seconds: float | None, batch: int) -> float:
+    """What asking for every sequence takes of a step; nothing while times are unknown."""
     if not seconds or not step_seconds:
         return 0.0
-    return min(MOST_PRICE, OVERHEAD * seconds / step_seconds * batch)
+    return OVERHEAD * seconds / step_seconds * batch

@@ -103,7 +103,7 @@ def _interpolate(curve: Mapping[int, float], rows: float) -> float | None:
     known = sorted(curve)
     index = bisect_left(known, rows)
     if index == len(known):
-        return curve[known[-1]] if rows <= known[-1] * 1.25 else None
+        return None  # else rows that nobody has tried yet would look free
     if index == 0:
         return curve[known[0]] if rows >= known[0] * 0.75 else None
     low, high = known[index - 1], known[index]

@@ -20,6 +20,7 @@ from bowsprit_policy.wire import COUNT_BASED, DrafterState
 if TYPE_CHECKING:
     from bowsprit_engine.speculation.pool import DrafterPool
 
+NOTHING = Proposal()
 AHEAD = "+"  # marks tokens that follow another drafter's: they match more or less often than those that begin
 
 
@@ -36,6 +37,23 @@ class PoolReport:
     proposed: Mapping[str, int] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
     asked_by_sequence: tuple[tuple[str, ...], ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Silence:
+    """A step in which nobody was asked, since nothing was worth it: so are the next ones of the same sequences.
+
+    What a drafter is worth changes with what becomes of its drafts, and none of these waits for its text.
+    `drafters`: per sequence, who may draft.
+    """
+
+    sequences: Sequence[LiveSequence]
+    drafters: Sequence[tuple[str, ...]]
+    watch: Sequence[int]
+    report: PoolReport
+
+    def lasts(self, sequences: Sequence[LiveSequence], caps: Sequence[Mapping[str, int]], watch: Sequence[int]) -> bool:
+        return [*sequences] == self.sequences and watch == self.watch and [*map(_who_may, caps)] == self.drafters
 
 
 class Drafting:
@@ -55,26 +73,24 @@ class Drafting:
         self._forced = forced
         self._bound = frozenset(bound)
         self._caps = [
-            {name: max(0, cap - len(first)) for name, cap in by_name.items()}
+            {name: max(0, cap - len(first)) for name, cap in by_name.items()} if first else by_name
             for by_name, first in zip(caps, forced, strict=True)
         ]
-        self._watch = [0 if first else tokens for tokens, first in zip(watch, forced, strict=True)]
+        self._watch = watch
         self._asked: dict[str, int] = {}
         self._proposed: dict[str, int] = {}
         self._seconds: dict[str, float] = {}
-        self._asked_of: list[list[str]] = [[] for _ in sequences]
-        self._best: list[Candidate | None] = [None] * len(sequences)
-        self._drafts: list[dict[str, Draft]] = [{} for _ in sequences]
+        self._asked_of: list[tuple[str, ...]] = [()] * len(sequences)
+        self._scores = [pool.scores(sequence) for sequence in sequences]
+        # Of whom anybody was asked for: mostly nobody on a text without repetitions.
+        self._best: dict[int, Candidate] = {}
+        self._drafts: dict[int, dict[str, Draft]] = {}
 
     def report(self) -> PoolReport:
         active = [drafter for drafter in self._pool.drafters if drafter.state is DrafterState.ACTIVE]
         counting = [drafter for drafter in active if drafter.type in COUNT_BASED]
         for drafter in counting:
-            price = self._pool.price(drafter, batch=len(self._sequences))
-            allowed = {index: cap for index, caps in enumerate(self._caps) if (cap := caps.get(drafter.name, 0)) > 0}
-            due = {index: cap for index, cap in allowed.items() if self._is_due(drafter, index, price)}
-            self._ask(drafter, due, opportunities=allowed)
-            self._watch_held(drafter, price)
+            self._look_up(drafter)
         self._choose(counting)
         for drafter in active:
             if drafter.type not in COUNT_BASED:
@@ -83,15 +99,49 @@ class Drafting:
                 self._ask(drafter, worth, opportunities=worth)
                 self._choose([drafter])
         proposals = tuple(
-            self._after_forced(index, self._composed(index, counting)) for index in range(len(self._sequences))
+            self._after_forced(index, self._composed(index, counting))
+            if index in self._best or self._forced[index]
+            else NOTHING
+            for index in range(len(self._sequences))
         )
         return PoolReport(
             proposals=proposals,
             asked=self._asked,
             proposed=self._proposed,
             seconds=self._seconds,
-            asked_by_sequence=tuple(map(tuple, self._asked_of)),
+            asked_by_sequence=tuple(self._asked_of),
         )
+
+    def silence(self, report: PoolReport) -> Silence | None:
+        """After `report`: what lasts, where nobody was asked and nobody but look-up could have been."""
+        costly = {drafter.name for drafter in self._pool.drafters if drafter.type not in COUNT_BASED}
+        if (
+            self._drafts
+            or self._bound
+            or any(self._forced)
+            or any(scores.pending for scores in self._scores)
+            or any(costly.intersection(caps) for caps in self._caps)
+        ):
+            return None
+        drafters = [*map(_who_may, self._caps)]
+        return Silence(sequences=[*self._sequences], drafters=drafters, watch=[*self._watch], report=report)
+
+    def _look_up(self, drafter: Drafter) -> None:
+        """Ask a count-based one where it may draft and that is worth it; elsewhere watch it, if it is to be watched."""
+        price = self._pool.price(drafter, batch=len(self._sequences))
+        allowed: list[int] = []
+        due: dict[int, int] = {}
+        held: list[int] = []
+        for index, caps in enumerate(self._caps):
+            cap = caps.get(drafter.name, 0)
+            if cap > 0:
+                allowed.append(index)
+                if self._is_due(drafter, index, price):
+                    due[index] = cap
+            elif self._watch[index] > 0 and not self._forced[index]:
+                held.append(index)
+        self._ask(drafter, due, opportunities=allowed)
+        self._watch_held(drafter, [index for index in held if self._is_watchable(drafter, index, price)])
 
     def _ask(self, drafter: Drafter, tokens: Mapping[int, int], *, opportunities: Collection[int]) -> None:
         """`tokens`: most draft tokens, of whom is asked for. `opportunities`: who counts as asked for.
@@ -102,9 +152,9 @@ class Drafting:
             return
         drafts, seconds = self._answers(drafter, tokens)
         for index in opportunities:
-            self._asked_of[index].append(drafter.name)
+            self._asked_of[index] += (drafter.name,)
         for index, draft in zip(tokens, drafts, strict=True):
-            self._drafts[index][drafter.name] = draft
+            self._drafts.setdefault(index, {})[drafter.name] = draft
         self._asked[drafter.name] = len(opportunities)
         self._proposed[drafter.name] = sum(bool(draft.token_ids) for draft in drafts)
         self._seconds[drafter.name] = seconds
@@ -120,16 +170,8 @@ class Drafting:
             return self._pool.text_of(sequence, cap)
         return context_of(sequence, cap, ahead=ahead)
 
-    def _watch_held(self, drafter: Drafter, price: float) -> None:
-        """Ask one that is held at 0, where no earlier draft of it waits for the text."""
-        held = [
-            index
-            for index, sequence in enumerate(self._sequences)
-            if self._watch[index] > 0
-            and self._caps[index].get(drafter.name, 0) == 0
-            and drafter.name not in self._pool.scores(sequence).pending
-            and self._pool.record(drafter, sequence).is_due(price=price)
-        ]
+    def _watch_held(self, drafter: Drafter, held: Sequence[int]) -> None:
+        """Ask one that is held at 0."""
         if not held:
             return
         drafts, _ = self._pool.propose(drafter, [self._context(drafter, index, self._watch[index]) for index in held])
@@ -138,13 +180,20 @@ class Drafting:
             candidate = self._pool.candidate(drafter, drafter.name, draft, others=(), sequence=sequence)
             self._pool.scores(sequence).keep(drafter.name, _pending(candidate, sequence, is_watched=True))
 
+    def _is_watchable(self, drafter: Drafter, index: int, price: float) -> bool:
+        """Of a count-based one that is held at 0: no earlier draft of it waits for the text."""
+        return drafter.name not in self._scores[index].pending and self._is_due(drafter, index, price)
+
     def _is_due(self, drafter: Drafter, index: int, price: float) -> bool:
         """Of a count-based one."""
-        return index in self._bound or self._pool.record(drafter, self._sequences[index]).is_due(price=price)
+        if self._pool.sampling.is_due or index in self._bound:
+            return True
+        record = self._scores[index].records.get(drafter.name)
+        return (record or self._pool.record(drafter, self._sequences[index])).worth >= price
 
     def _tokens_worth(self, drafter: Drafter, index: int) -> int:
         """For how many tokens a costly one is asked; 0 where it isn't."""
-        cap, best = self._caps[index].get(drafter.name, 0), self._best[index]
+        cap, best = self._caps[index].get(drafter.name, 0), self._best.get(index)
         is_bound = index in self._bound
         if cap == 0 or (is_bound and best is None):
             return cap
@@ -153,8 +202,8 @@ class Drafting:
         return worth.draft_tokens if worth.gain > (0.0 if best is None else best.gain) else 0
 
     def _choose(self, drafters: Sequence[Drafter]) -> None:
-        for index, sequence in enumerate(self._sequences):
-            drafts = self._drafts[index]
+        for index, drafts in self._drafts.items():
+            sequence = self._sequences[index]
             for drafter in drafters:
                 draft = drafts.get(drafter.name)
                 if draft is None:
@@ -169,7 +218,7 @@ class Drafting:
                 )
                 whole = replace(candidate, token_ids=first + candidate.token_ids) if first else candidate
                 self._pool.scores(sequence).keep(drafter.name, _pending(whole, sequence, skipped=len(first)))
-                best = self._best[index]
+                best = self._best.get(index)
                 if best is None or candidate.gain > best.gain:
                     self._best[index] = candidate
 
@@ -191,9 +240,9 @@ class Drafting:
         )
 
     def _composed(self, index: int, counting: Sequence[Drafter]) -> Proposal:
-        best, sequence = self._best[index], self._sequences[index]
+        best, sequence = self._best.get(index), self._sequences[index]
         if best is None:
-            return Proposal()
+            return NOTHING
         length = len(best.token_ids)
         proposal = Proposal(token_ids=best.token_ids, sources=(best.drafter,) * length, survivals=best.survivals)
         for drafter in counting:
@@ -221,7 +270,7 @@ def forced_of(
 ) -> list[tuple[int, ...]]:
     """Per sequence, what its grammar leaves no choice about, as far as anybody may draft."""
     return [
-        sequence.forced(max(by_drafter.values(), default=0))
+        () if sequence.grammar is None else sequence.forced(max(by_drafter.values(), default=0))
         for sequence, by_drafter in zip(sequences, caps, strict=True)
     ]
 
@@ -243,6 +292,10 @@ def context_of(sequence: LiveSequence, cap: int, *, ahead: tuple[int, ...] = ())
         tenant=request.tenant,
         ahead=ahead,
     )
+
+
+def _who_may(caps: Mapping[str, int]) -> tuple[str, ...]:
+    return tuple([name for name, cap in caps.items() if cap > 0])
 
 
 def _pending(candidate: Candidate, sequence: LiveSequence, *, skipped: int = 0, is_watched: bool = False) -> Pending:

@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 
 from bowsprit_engine.speculation.costs import StepTimes, batch_bucket
 from bowsprit_engine.speculation.lowering import Lowering, Outcome
-from bowsprit_engine.speculation.probing import SHORTEST_INTERVAL, Probes, interval
+from bowsprit_engine.speculation.probing import SCORED_ANYWAY, SHORTEST_INTERVAL, Probes, interval
 from bowsprit_engine.speculation.table import SpeculationMode, TableInForce
 from bowsprit_engine.speculation.time_sources import TimeSources
-from bowsprit_policy.wire import DrafterType, LoweredDrafter, PolicyStatus, PolicyTable
+from bowsprit_policy.wire import COUNT_BASED, DrafterType, LoweredDrafter, PolicyStatus, PolicyTable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +51,7 @@ class PolicyExecutor:
         times: Callable[[], Sequence[StepTimes]],  # sources of step times, the best first
     ) -> None:
         self._mode = mode
-        self._names = tuple(drafter_types)
+        self._types = dict(drafter_types)
         self._max = draft_tokens_max
         self._is_usable = is_usable
         self._times = TimeSources(times)
@@ -124,11 +124,13 @@ class PolicyExecutor:
     def _due_probe(
         self, probes: Probes, allowed: Mapping[str, int], lowered: frozenset[str], *, batch: int, context: float
     ) -> Mapping[str, int] | None:
-        candidates = [name for name in self._names if self._is_usable(name)] if self._max > 0 else []
+        candidates = [name for name in self._types if self._is_usable(name)] if self._max > 0 else []
         name = probes.probe_due(candidates)
         if name is None:
             return None
         draft_tokens = allowed.get(name) or self._max if name in lowered else self._max
         slowdown = self._times.slowdown(batch=batch, rows=batch + draft_tokens, context=context)
         probes.steps_to_probe = interval(slowdown - 1 if slowdown is not None else None)
+        if self._types[name] in COUNT_BASED and name not in lowered:
+            probes.steps_to_probe *= SCORED_ANYWAY
         return {name: draft_tokens}

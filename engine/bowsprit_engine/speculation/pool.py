@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate, repeat
 
 from bowsprit_engine.core.sequence import LiveSequence
-from bowsprit_engine.speculation.asking import Record, price_of
+from bowsprit_engine.speculation.asking import Record, Sampling, price_of, share_of_step
 from bowsprit_engine.speculation.confidence import (
     Calibrator,
     Foresight,
@@ -25,8 +25,8 @@ from bowsprit_engine.speculation.confidence import (
     sureness_bucket,
 )
 from bowsprit_engine.speculation.drafters.base import Draft, DraftContext, Drafter, LearningDrafter, why_unsound
-from bowsprit_engine.speculation.drafting import AHEAD, Drafting, PoolReport, context_of
-from bowsprit_engine.speculation.proposal import NOBODY
+from bowsprit_engine.speculation.drafting import AHEAD, Drafting, PoolReport, Silence, context_of
+from bowsprit_engine.speculation.proposal import NOBODY, Proposal
 from bowsprit_engine.speculation.scoring import Candidate, SequenceScores, Watched, survivals_of
 from bowsprit_engine.speculation.shadow import Shadows
 from bowsprit_engine.speculation.verify import num_leading_equal
@@ -52,10 +52,16 @@ class WorthAsking:
 class DrafterPool:
     """The engine's drafters, in the order in which they are asked."""
 
-    def __init__(self, drafters: Sequence[Drafter], *, vocab_size: int) -> None:
+    def __init__(
+        self, drafters: Sequence[Drafter], *, vocab_size: int, clock: Callable[[], float] = lambda: time.perf_counter()
+    ) -> None:
+        """`clock`: by which asking a drafter is priced, in seconds; a replay may state prices instead."""
         self._vocab_size = vocab_size
+        self._clock = clock
         self.drafters = tuple(sorted(drafters, key=lambda drafter: ORDER.index(drafter.type)))
         self.shadows = Shadows(vocab_size=vocab_size)
+        self.sampling = Sampling()
+        self._silence: Silence | None = None
         self._learning = tuple(drafter for drafter in self.drafters if isinstance(drafter, LearningDrafter))
         self._calibrator = Calibrator()
         self._foresight = Foresight(drafter.name for drafter in self.drafters if drafter.type not in COUNT_BASED)
@@ -77,8 +83,22 @@ class DrafterPool:
         bound: Collection[int] = (),  # indices of sequences that are drafted up to their caps whether it pays or not
     ) -> PoolReport:
         """Ask the drafters, choose, compose. Nothing that is only watched is proposed; what is forced comes first."""
-        nothing = [()] * len(sequences)
-        return Drafting(self, sequences, caps, watch or [0] * len(sequences), forced or nothing, bound).report()
+        self.sampling.begin_step(share=self._share_of_look_up(batch=len(sequences)))
+        watched, first = watch or [0] * len(sequences), forced or [()] * len(sequences)
+        is_as_before = not (self.sampling.is_due or bound or any(first))
+        if is_as_before and self._silence is not None and self._silence.lasts(sequences, caps, watched):
+            return self._silence.report
+        drafting = Drafting(self, sequences, caps, watched, first, bound)
+        report = drafting.report()
+        self._silence = drafting.silence(report)
+        return report
+
+    def grant(self, sequences: Sequence[LiveSequence], proposals: Sequence[Proposal]) -> None:
+        """The step verifies this of what `draft` proposed: what came of it is what a drafter is worth asking for."""
+        for sequence, proposal in zip(sequences, proposals, strict=True):
+            scores = self._scores.get(sequence.request_id)
+            if scores is not None and scores.pending:
+                scores.grant(proposal, start=len(sequence.token_ids))
 
     def learn(self, sequence: LiveSequence) -> list[Watched]:
         """A live sequence has new tokens: score drafts by them and let drafters learn."""
@@ -119,6 +139,7 @@ class DrafterPool:
 
     def begin_revision(self, name: str) -> None:
         """A drafter was swapped: what is known of it is void."""
+        self._silence = None
         self._calibrator.forget(name)
         self._calibrator.forget(name + AHEAD)
         self._foresight.forget(name)
@@ -145,6 +166,14 @@ class DrafterPool:
         """Tokens that asking a count-based drafter for one of `batch` sequences costs."""
         seconds = self._context_seconds.get(drafter.name)
         return price_of(seconds=seconds, step_seconds=self.step_seconds, batch=batch)
+
+    def _share_of_look_up(self, *, batch: int) -> float:
+        """What asking every count-based drafter for all takes of a step."""
+        return sum(
+            share_of_step(seconds=self._context_seconds.get(drafter.name), step_seconds=self.step_seconds, batch=batch)
+            for drafter in self.drafters
+            if drafter.type in COUNT_BASED
+        )
 
     def record(self, drafter: Drafter, sequence: LiveSequence) -> Record:
         """What a count-based drafter's drafts for this sequence came to."""
@@ -204,9 +233,9 @@ class DrafterPool:
 
     def propose(self, drafter: Drafter, contexts: Sequence[DraftContext]) -> tuple[Sequence[Draft], float]:
         """One draft per context, within its limit, and the seconds that it took."""
-        begin = time.perf_counter()
+        begin = self._clock()
         drafts = self._guarded(drafter, contexts)
-        seconds = time.perf_counter() - begin
+        seconds = self._clock() - begin
         most = max(context.max_draft_tokens for context in contexts)
         per_token = seconds / (most * len(contexts))
         self._token_seconds[drafter.name] = _moved(self._token_seconds.get(drafter.name), per_token)

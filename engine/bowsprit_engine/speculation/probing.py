@@ -15,7 +15,8 @@ SHORTEST_INTERVAL = 64
 LONGEST_INTERVAL = 2048
 UNKNOWN_INTERVAL = 256
 FIRST_BASELINE_PROBE = 16
-STEPS_TO_NEXT_TRY = 4  # after a probe for which the drafter had no proposal: it cost nothing
+SCORED_ANYWAY = 4  # times as seldom: what look-up drafts is judged by the text, only how far it would go is not
+STEPS_TO_NEXT_TRY = 16  # after a probe for which the drafter had no proposal: it cost little
 
 
 @dataclass(slots=True, kw_only=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import NamedTuple
 
 NOBODY = ""  # the source of tokens that a grammar leaves no choice about: they count in no drafter's figures
@@ -69,9 +70,8 @@ def turns(
     """
     length = len(proposal.token_ids)
     if length == 0:
-        runs = [Run(name, 0, 0) for name in asked]
-    else:
-        runs = [run for run in proposal.runs() if run.drafter != NOBODY]
+        return list(_undrafted(tuple(asked), tuple(min(1, caps.get(name, 0)) for name in asked), min(1, num_emitted)))
+    runs = [run for run in proposal.runs() if run.drafter != NOBODY]
     return [
         Turn(
             drafter=run.drafter,
@@ -83,3 +83,12 @@ def turns(
         )
         for run in runs
     ]
+
+
+@cache
+def _undrafted(asked: tuple[str, ...], limits: tuple[int, ...], num_judged: int) -> tuple[Turn, ...]:
+    """The same few at every step that drafts nothing."""
+    return tuple(
+        Turn(name, begin=0, end=0, limit=limit, num_judged=num_judged, num_accepted=0)
+        for name, limit in zip(asked, limits, strict=True)
+    )

@@ -154,6 +154,7 @@ class Replay:
             proposal.cut(sequence.num_possible(proposal.token_ids))
             for sequence, proposal in zip(sequences, cut, strict=True)
         ]
+        self._pool.grant(sequences, verified)
         rows = sum(len(proposal.token_ids) for proposal in verified)
         return verified, None if curve is None else curve[rows]
 

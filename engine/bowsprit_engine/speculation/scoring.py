@@ -16,6 +16,10 @@ from typing import Self
 from bowsprit_engine.speculation.asking import Record
 from bowsprit_engine.speculation.confidence import Fortune, Learns, TokenKind
 from bowsprit_engine.speculation.drafters.base import DraftContext
+from bowsprit_engine.speculation.proposal import Proposal
+from bowsprit_engine.speculation.verify import num_leading_equal
+
+PROMISE = 0.1  # tokens that one is worth which matched and wasn't verified: the next ones may be
 
 
 def survivals_of(probabilities: Iterable[float]) -> tuple[float, ...]:
@@ -56,13 +60,24 @@ class Watched:
 
 @dataclass(slots=True, kw_only=True)
 class Pending:
-    """A candidate waiting for the text. `start`: index in the sequence of its first token."""
+    """A candidate waiting for the text. `start`: index in the sequence of its first token.
+
+    `num_verified`: of its drafter's tokens, those that the step verified, whosever they were; None where nobody told.
+    """
 
     candidate: Candidate
     start: int
     skipped: int  # leading tokens that another drafter proposed: they must match, and aren't scored
     is_watched: bool
     num_matched: int = 0
+    num_verified: int | None = None
+
+    @property
+    def tokens_brought(self) -> float:
+        """What it was worth to ask, or would have been where it was only watched."""
+        matched = max(0, self.num_matched - self.skipped)
+        verified = matched if self.num_verified is None else min(matched, self.num_verified)
+        return verified + PROMISE * (matched - verified)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -84,6 +99,13 @@ class SequenceScores:
         """Wait for the text, unless an earlier draft of this slot still does."""
         self.pending.setdefault(slot, pending)
 
+    def grant(self, proposal: Proposal, *, start: int) -> None:
+        """Of the drafts just made, from index `start` of the sequence on, the step verifies this."""
+        for pending in self.pending.values():
+            if pending.start == start and not pending.is_watched:
+                num_same = num_leading_equal(pending.candidate.token_ids, proposal.token_ids)
+                pending.num_verified = max(0, num_same - pending.skipped)
+
     def score(self, token_ids: Sequence[int], learners: Sequence[Learns], *, at_end: bool = False) -> list[Watched]:
         """Judge pending drafts by the sequence as it is now. Returns those of drafters held at 0 that are decided."""
         watched = []
@@ -93,7 +115,7 @@ class SequenceScores:
                 del self.pending[slot]
                 record = self.records.get(slot)
                 if record is not None and is_decided:
-                    record.add(max(0, pending.num_matched - pending.skipped))
+                    record.add(pending.tokens_brought)
                 if pending.is_watched and len(token_ids) > pending.start:
                     length = len(pending.candidate.token_ids)
                     watched.append(

@@ -8,8 +8,9 @@ thread only.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import repeat
 from typing import NamedTuple
 
 NGRAMS = (8, 4, 2, 1)  # tokens, the most telling first
@@ -69,21 +70,19 @@ class RecentAnswers:
         """More tokens of `answer`, found from now on. An answer that has begun to make room learns no more."""
         if id(answer) not in self._answers:
             return
-        known = answer.token_ids
-        for token_id in token_ids:
-            index = len(known)
-            known.append(token_id)
-            place = Place(answer, index)
-            for length in NGRAMS:
-                if length <= index:
-                    key = _key(answer.owner, known[index - length : index])
-                    places = self._places.get(key)
-                    if places is None:
-                        self._places[key] = [place]
-                        continue
-                    places.append(place)
-                    if len(places) > PLACES_KEPT:
-                        del places[0]
+        known, begin = answer.token_ids, len(answer.token_ids)
+        known.extend(token_ids)
+        places = [Place(answer, index) for index in range(begin, len(known))]
+        for length in NGRAMS:
+            first = max(begin, length)
+            for key, place in zip(_keys(answer.owner, known, first, length), places[first - begin :], strict=True):
+                held = self._places.get(key)
+                if held is None:
+                    self._places[key] = [place]
+                    continue
+                held.append(place)
+                if len(held) > PLACES_KEPT:
+                    del held[0]
         self._num_tokens += len(token_ids)
         while self._num_tokens > self._max_tokens:
             self._forget_oldest()
@@ -127,3 +126,10 @@ class RecentAnswers:
 
 def _key(owner: str, token_ids: Sequence[int]) -> int:
     return hash((owner, *token_ids))
+
+
+def _keys(owner: str, token_ids: Sequence[int], first: int, length: int) -> Iterator[int]:
+    """Of the `length` tokens before each index from `first` (at least `length`) on: `_key`, many at once."""
+    num = len(token_ids) - first
+    columns = [token_ids[begin : begin + num] for begin in range(first - length, first)]
+    return map(hash, zip(repeat(owner), *columns, strict=False))

@@ -63,10 +63,14 @@ class Awaited(NamedTuple):
 
 @dataclass(slots=True, kw_only=True)
 class Followed:
-    """What is kept of one sequence. `awaited`: its drafted tokens from index `start` on, until they are judged."""
+    """What is kept of one sequence. `awaited`: its drafted tokens from index `start` on, until they are judged.
+
+    `token_ids`: the live text, of which the answer holds the first `num_learned` (but for the prompt's beginning).
+    """
 
     own: OwnContext
     answer: Answer
+    token_ids: Sequence[int]
     num_learned: int
     start: int = 0
     awaited: list[Awaited] = field(default_factory=list)
@@ -85,22 +89,33 @@ class SuffixDrafter:
         self._sharing = sharing
         self._answers = RecentAnswers(max_tokens=kept_tokens)
         self._followed: dict[str, Followed] = {}
+        self._unlearned: dict[str, Followed] = {}  # whose texts have grown since anybody was drafted for
         self._rates: dict[Case, Rate] = {}
 
     def propose(self, contexts: Sequence[DraftContext]) -> list[Draft]:
         """One draft per context; empty where neither source has anything to say."""
+        self._catch_up()
         return [self._propose_one(context) for context in contexts]
 
     def learn(self, context: DraftContext) -> None:
-        """Take in what was emitted since the last call, and judge what was said of it."""
+        """Judge what was said of what was emitted since the last call, which is looked up from the next draft on."""
         followed = self._follow(context)
-        self._judge(followed, context.token_ids)
-        self._answers.extend(followed.answer, context.token_ids[followed.num_learned :])
-        followed.num_learned = len(context.token_ids)
+        if followed.awaited:
+            self._judge(followed, context.token_ids)
+        followed.token_ids = context.token_ids
+        self._unlearned[context.request_id] = followed
 
     def forget(self, request_id: str) -> None:
         """The sequence ended; its answer stays."""
+        self._catch_up()
         self._followed.pop(request_id, None)
+
+    def _catch_up(self) -> None:
+        """Many tokens at once cost less each, and nobody looks in between."""
+        for followed in self._unlearned.values():
+            self._answers.extend(followed.answer, followed.token_ids[followed.num_learned :])
+            followed.num_learned = len(followed.token_ids)
+        self._unlearned.clear()
 
     def _follow(self, context: DraftContext) -> Followed:
         followed = self._followed.get(context.request_id)
@@ -108,7 +123,7 @@ class SuffixDrafter:
             answer = self._answers.begin(self._owner(context))
             begin = max(0, context.num_prompt_tokens - LEAD)
             own = OwnContext(len(context.token_ids), shortest=SHORTEST_MATCH)
-            followed = Followed(own=own, answer=answer, num_learned=begin)
+            followed = Followed(own=own, answer=answer, token_ids=context.token_ids, num_learned=begin)
             self._followed[context.request_id] = followed
         return followed
 
