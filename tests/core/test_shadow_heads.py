@@ -19,7 +19,8 @@ from training.learnable import DIGEST, LearnableRunner, recorded, states_of, tar
 from training.learned_head import DRAFT_TOKEN_IDS, SHAPE, learned, write
 
 GREEDY = {"max_tokens": 120, "ignore_eos": True}
-SAMPLED = {"max_tokens": 120, "ignore_eos": True, "temperature": 50.0, "seed": 5}  # the noise decides, mostly
+# The noise decides, mostly: a head that has learned nothing draws the same token in half of the places.
+SAMPLED = {"max_tokens": 120, "ignore_eos": True, "temperature": 35.0, "seed": 5}
 
 
 @pytest.fixture(scope="module")
@@ -55,8 +56,10 @@ def shadow(revision, **more):
     return DrafterLoad(revision=revision, uri=revision, role=DrafterRole.SHADOW, **more)
 
 
-@pytest.mark.parametrize(("asked", "least"), [(GREEDY, 0.9), (SAMPLED, 0.4)], ids=["greedy", "sampled"])
-def test_a_trained_head_is_seen_to_be_better_before_it_serves_anybody(served, asked, least):
+@pytest.mark.parametrize(
+    ("asked", "least", "ahead"), [(GREEDY, 0.9, 0.1), (SAMPLED, 0.4, 0.0)], ids=["greedy", "sampled"]
+)
+def test_a_trained_head_is_seen_to_be_better_before_it_serves_anybody(served, asked, least, ahead):
     """On the same places, by the same noise (chance is 1 in 96); and what was seen is what it does when it serves."""
     before = served.submit("before", [5, 6, 7, 8], **asked).wait().token_ids
     served.engine.load_drafter("head", shadow("good"))
@@ -71,7 +74,7 @@ def test_a_trained_head_is_seen_to_be_better_before_it_serves_anybody(served, as
     seen, was, is_now = (
         sum(scores.matched[:1]) / scores.reached[0] for scores in (told.candidate, told.incumbent, promoted)
     )
-    assert seen > max(least, was + 0.1)
+    assert seen > max(least, was + ahead)
     assert is_now == pytest.approx(seen, abs=0.15)
 
 
