@@ -50,6 +50,15 @@ def test_a_run_without_time_for_its_holdout_fails_with_the_numbers(runner: Learn
     assert raised.value.reason == "DeadlineExceeded"
 
 
+def test_only_what_trains_is_kept_in_half_the_bytes(runner: LearnableRunner) -> None:
+    """What judges is asked for drafts as serving does, with float32 states."""
+    chosen = features.choose(split(recorded(runner, 110), min_holdout_requests=40), None)
+    found = features.compute(runner, chosen, deadline=Deadline(elapsed=lambda: 0.0, seconds=12.0))
+    assert {request.hidden.dtype for request in found.train} == {torch.bfloat16}
+    assert {request.hidden.dtype for request in (*found.validation, *found.holdout)} == {torch.float32}
+    assert torch.equal(found.train[0].hidden, states_of(runner, chosen.train[0]).hidden.bfloat16())
+
+
 def test_every_request_has_one_purpose(runner: LearnableRunner) -> None:
     """Nothing that judges trains, and without a base sample nothing is left out."""
     sides = split(recorded(runner, 200), min_holdout_requests=40)

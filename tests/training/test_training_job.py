@@ -164,6 +164,12 @@ def test_traffic_of_another_model_does_not_count(settings: TrainSettings, runner
     assert "0 distinct captured requests" in result_of(settings).message
 
 
+@pytest.mark.parametrize(("num_tokens", "times"), [(5_000, 6), (50_000, 6), (100_000, 3), (400_000, 1)])
+def test_much_traffic_is_seen_less_often(num_tokens: int, times: int) -> None:
+    """A run takes as long with 100,000 tokens as with 50,000, and every token is seen."""
+    assert run.num_epochs(num_tokens) == times
+
+
 def test_a_missing_capture_folder_is_named(settings: TrainSettings) -> None:
     """As a failure of the world, with its path."""
     capture_folder(settings).rmdir()

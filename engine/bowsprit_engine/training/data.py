@@ -63,7 +63,7 @@ class RequestFeatures:
 
     prompt_token_ids: tuple[int, ...]
     token_ids: Tensor  # [response] int64
-    hidden: Tensor  # [response, D] float32
+    hidden: Tensor  # [response, D] float32; bfloat16 where it only trains
     arrival: int = 0
     tenant: str = ""
 

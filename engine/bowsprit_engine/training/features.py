@@ -20,7 +20,7 @@ from bowsprit_engine.training.data import RequestFeatures, Split, TokenSequence
 from bowsprit_engine.training.deadline import FEATURES_UNTIL, TRAINING_UNTIL, Deadline
 
 PREFILL_ROWS = 256  # rows of one forward: enough to fill a GEMM, little enough to stay in cache
-MAX_TRAIN_TOKENS = 20_000  # emitted tokens of the newest requests
+MAX_TRAIN_TOKENS = 100_000  # emitted tokens of the newest requests
 SELFTEST_ROWS = 128
 
 
@@ -72,6 +72,7 @@ def compute(
         chosen.train,
         is_late=lambda: deadline.is_past(FEATURES_UNTIL),
         on_request=lambda done: on_request(len(judging) + done),
+        dtype=torch.bfloat16,
     )
     if len(judged) < len(judging) or not train:
         raise WorldError(
@@ -114,8 +115,9 @@ class StateReader:
         *,
         is_late: Callable[[], bool],
         on_request: Callable[[int], None] = lambda done: None,
+        dtype: torch.dtype = torch.float32,
     ) -> list[RequestFeatures]:
-        """In the order given; stops early, with what it has, once `is_late()`.
+        """In the order given; stops early, with what it has, once `is_late()`. `dtype`: of the states that are kept.
 
         Requests run in the order of their prompts: what a request shares with the one before (the system prompt, the
         template) is already in the cache at the right positions and isn't run again.
@@ -124,11 +126,11 @@ class StateReader:
         for index in sorted(range(len(requests)), key=lambda index: requests[index].prompt_token_ids):
             if is_late():
                 break
-            features[index] = self._read_one(requests[index])
+            features[index] = self._read_one(requests[index], dtype)
             on_request(len(features))
         return [features[index] for index in sorted(features)]
 
-    def _read_one(self, request: TokenSequence) -> RequestFeatures:
+    def _read_one(self, request: TokenSequence, dtype: torch.dtype) -> RequestFeatures:
         num_prompt = len(request.prompt_token_ids)
         tokens = request.prompt_token_ids + request.response_token_ids[:-1]
         start = min(num_leading_equal(self._cached, tokens), num_prompt - 1)
@@ -140,7 +142,7 @@ class StateReader:
         return RequestFeatures(
             prompt_token_ids=request.prompt_token_ids,
             token_ids=torch.tensor(request.response_token_ids, dtype=torch.int64),
-            hidden=torch.cat(hidden)[num_prompt - 1 - start :].clone(),
+            hidden=torch.cat(hidden)[num_prompt - 1 - start :].to(dtype, copy=True),
             arrival=request.arrival,
             tenant=request.tenant,
         )

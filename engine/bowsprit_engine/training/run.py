@@ -38,6 +38,7 @@ logger = logging.getLogger(__name__)
 DRAFT_VOCABULARY = 2048
 MOST_INTERMEDIATE = 512
 MAX_EPOCHS = 6
+MAX_SEEN_TOKENS = 300_000  # emitted tokens, repetitions included: with more traffic each is seen less often
 ROWS_PER_BATCH = 256
 LEARNING_RATE = 1.5e-3
 TAUGHT_TOKENS = 20_000  # that look-up knows when weights are chosen: learning them again takes 0.2 s a validation
@@ -201,7 +202,7 @@ def _train(
         judge=judge,
         settings=loop.LoopSettings(
             unroll=settings.draft_tokens,
-            max_epochs=MAX_EPOCHS,
+            max_epochs=num_epochs(sum(len(request.token_ids) for request in states.train)),
             rows_per_batch=ROWS_PER_BATCH,
             learning_rate=LEARNING_RATE * (WARM_START if parent is not None else 1.0),
             deadline=TRAINING_UNTIL * deadline.seconds,
@@ -211,6 +212,11 @@ def _train(
         on_checkpoint=lambda checkpoint: _report(checkpoint, tracker),
     )
     return Trained(head=head, target=target, outcome=outcome)
+
+
+def num_epochs(num_tokens: int) -> int:
+    """How often so many emitted tokens are seen, at least once."""
+    return max(1, min(MAX_EPOCHS, MAX_SEEN_TOKENS // num_tokens))
 
 
 def _products() -> torch.dtype:
