@@ -6,6 +6,7 @@ each proposal starts from the target's own state, so K = 0, preemption and prefi
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
@@ -126,9 +127,9 @@ def accuracy(head: ServingHead, selftest: artifact.SelfTest) -> float:
 
 def chance(stored: artifact.StoredHead) -> float:
     """Share of the self-test's tokens that needs no head: ten times a blind guess's, or the commonest token's."""
-    commonest = stored.selftest.token_ids[:, 1].unique(return_counts=True)[1]
-    by_heart = int(commonest.max()) / len(stored.selftest.token_ids) if commonest.numel() else 0.0
-    return max(CHANCE_FACTOR / stored.config.draft_vocab_size, by_heart)
+    emitted: list[int] = stored.selftest.token_ids[:, 1].tolist()
+    num_commonest = max(Counter(emitted).values(), default=0)
+    return max(CHANCE_FACTOR / stored.config.draft_vocab_size, num_commonest / max(1, len(emitted)))
 
 
 def check_selftest(head: ServingHead, stored: artifact.StoredHead, folder: Path) -> None:
