@@ -163,6 +163,7 @@ def test_the_samples_claims_are_accepted_under_pod_security_restricted(api_serve
             "must be a duration such as 15s, 30m or 1h30m",
         ),
         ({"model": URI, "promotion": {"minGain": "2"}}, 'must be a percentage between "0%" and "100%"'),
+        ({"model": URI, "promotion": {"shadow": "soon"}}, "must be a duration such as 15s, 30m or 1h30m"),
         ({"model": URI, "storage": {"claimName": "d", "onDelete": "Delete"}}, 'Unsupported value: "Delete"'),
         ({"model": URI, "replicas": -1}, "should be greater than or equal to 0"),
         ({"model": URI, "scaling": {"maxReplicas": 2}}, 'unknown field "spec.scaling"'),
