@@ -107,6 +107,23 @@ def test_a_count_based_drafter_goes_on_after_the_heads_tokens():
     assert list(proposal.survivals) == sorted(proposal.survivals, reverse=True)
 
 
+def test_what_two_drafters_agree_on_is_believed_as_often_as_it_came():
+    """One of them says 7 at every step; where the other does too it comes, where not it doesn't."""
+    said = {"steady": [7], "other": [7]}
+    pool = DrafterPool(
+        [FakeDrafter(name=name, type=DrafterType.NGRAM, draft=lambda _, name=name: said[name]) for name in said],
+        vocab_size=10,
+    )
+    live, survivals = sequence("r"), {}
+    for step in range(80):
+        said["other"] = [7] if step % 2 else [8]
+        (proposal,) = pool.draft([live], [{"steady": 1, "other": 1}]).proposals
+        survivals[step % 2] = proposal.survivals[0] if proposal.token_ids == (7,) else 0.0
+        emit(pool, live, 7 if step % 2 else 9)
+
+    assert survivals[1] > 0.8 > 0.2 > survivals[0]
+
+
 def test_the_drafter_whose_tokens_matched_is_chosen_of_two():
     """Both are scored on what was emitted, though only one draft of each step is proposed."""
     pool = DrafterPool([counts({"a": [4]}, "wrong"), counts({"a": [5]}, "right")], vocab_size=10)
