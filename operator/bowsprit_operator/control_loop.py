@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -103,7 +103,7 @@ class ControlLoop:
     ) -> control.ControlStep:
         state = self._states.get(key)
         if state is None:
-            self._summaries.restore(key, tuple(_decision(entry) for entry in model.status.decisions))
+            self._summaries.restore(key, tuple(decisions_of(model.status.decisions)))
             state = control.begin(table=(stored.spec.table or None) if stored is not None else None)
         settings = control_settings(model, evaluated=_evaluated(stored, revisions))
         step = control.step(state, fleet.observation(scraped), settings, now)
@@ -244,14 +244,16 @@ def _pod_report(pod: ScrapedPod, acknowledged: PodAcknowledgement | None) -> Pod
     )
 
 
-def _decision(entry: DecisionEntry) -> Decision:
-    """A decision that a former leader left in status; its record is in that one's log."""
-    return Decision(
-        at=entry.time.timestamp(),
-        kind=DecisionKind(entry.kind),
-        reason=entry.reason,
-        message=entry.message,
-        before=entry.before or "",
-        after=entry.after or "",
-        record="",
-    )
+def decisions_of(entries: Iterable[DecisionEntry]) -> Iterator[Decision]:
+    """What a former leader left in status; the records are in its log. A newer version may know kinds of its own."""
+    for entry in entries:
+        if entry.kind in set(DecisionKind):
+            yield Decision(
+                at=entry.time.timestamp(),
+                kind=DecisionKind(entry.kind),
+                reason=entry.reason,
+                message=entry.message,
+                before=entry.before or "",
+                after=entry.after or "",
+                record="",
+            )

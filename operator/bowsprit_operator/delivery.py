@@ -20,12 +20,13 @@ from bowsprit_operator.resources.draft_policy import (
     LoadedSpeculator,
     PodAcknowledgement,
 )
-from bowsprit_operator.world.engines import EngineCallError, Engines
+from bowsprit_operator.world.engines import CallFailure, EngineCallError, Engines
 from bowsprit_policy import wire
 from bowsprit_policy.shadow import ShadowState
 from bowsprit_policy.wire import DrafterRole, DrafterState, DrafterStats, DrafterType
 
 _TOO_OLD = "its engine knows no shadows"
+_STATES = {CallFailure.UNUSABLE: ShadowState.BROKEN, CallFailure.PASSING: ShadowState.LOADING}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,7 +108,8 @@ class Delivery:
         """Offer what this drafter lacks. Returns why what should serve was refused, and what is in the shadow."""
         serving = Offer.of(pod.address, boot_id, drafter.name, wanted.serving, DrafterRole.SERVING)
         if drafter.revision != serving.revision:
-            complaint = self._loads.offer(serving, now)
+            refusal = self._loads.offer(serving, now)
+            complaint = None if refusal is None else refusal.message
             return complaint, _waiting(wanted.candidate, complaint or "what should serve comes first")
         self._loads.accept(serving)
         return None, self._offer_shadow(pod, boot_id, drafter, wanted.candidate, now)
@@ -127,7 +129,8 @@ class Delivery:
         elif drafter.knows_shadows:
             refusal = self._loads.offer(offer, now)
             if refusal is not None and candidate is not None:
-                return LoadedShadow(revision=candidate.revision, state=ShadowState.REFUSED, message=refusal[:1024])
+                state = _STATES.get(refusal.reason, ShadowState.REFUSED)
+                return LoadedShadow(revision=candidate.revision, state=state, message=refusal.message[:1024])
             return _waiting(candidate, None)
         elif candidate is not None:
             return LoadedShadow(revision=candidate.revision, state=ShadowState.UNSUPPORTED, message=_TOO_OLD)

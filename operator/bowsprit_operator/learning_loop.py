@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from bowsprit_operator import run_result, shadow_stage
@@ -49,6 +49,14 @@ class _Learned:
     revisions: tuple[SpeculatorRevision, ...]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Named:
+    """The revisions that the DraftPolicy names from this tick on, by drafter."""
+
+    serving: Mapping[str, str]
+    candidates: Mapping[str, str]
+
+
 class LearningLoop:
     """Call `tick` while leading, after the control loop's. A new term of leading takes a new one."""
 
@@ -83,21 +91,22 @@ class LearningLoop:
 
     async def _tick_model(self, learned: _Learned, now: float) -> None:
         try:
-            await self._serve_what_is_promoted(learned, now)
-            await self._carry_on(learned, now)
-            await self._start_if_worth_it(learned, now)
+            named = await self._serve_what_is_promoted(learned, now)
+            await self._carry_on(learned, named, now)
+            await self._start_if_worth_it(learned, named, now)
         except ClusterError as error:
             # The next tick looks at what is stored then and does what is missing.
             logger.warning("SpeculativeModel %s/%s: %s", learned.key.namespace, learned.key.name, error)
 
-    async def _serve_what_is_promoted(self, learned: _Learned, now: float) -> None:
+    async def _serve_what_is_promoted(self, learned: _Learned, now: float) -> _Named:
         policy, summary = learned.policy, self._summaries.of(learned.key)
         judged = await shadow_stage.judge(
             self._cluster,
             learned.model,
             policy=policy,
             revisions=learned.revisions,
-            observation=summary.observation,
+            # While no pod answers, what comes after a verdict can't be chosen.
+            observation=None if summary.model_digest is None else summary.observation,
             now=now,
         )
         self._record(learned.key, judged.decisions)
@@ -119,6 +128,10 @@ class LearningLoop:
         )
         await self._say_what_was_promoted(choices, revisions, now)
         await run_result.follow(self._cluster, learned.trainings, revisions)
+        return _Named(
+            serving={speculator.drafter: speculator.revision for speculator in serving},
+            candidates={candidate.drafter: candidate.revision for candidate in candidates},
+        )
 
     async def _say_what_was_promoted(
         self, choices: Iterable[desired.Choice], revisions: Iterable[SpeculatorRevision], now: float
@@ -159,15 +172,13 @@ class LearningLoop:
             resource_version=version,
         )
 
-    async def _carry_on(self, learned: _Learned, now: float) -> None:
+    async def _carry_on(self, learned: _Learned, named: _Named, now: float) -> None:
         await self._runs.forget_old_jobs(learned.trainings, now)
         training = runs.current(learned.trainings)
         if training is None:
             return
-        serving = {} if learned.policy is None else {s.drafter: s.revision for s in learned.policy.spec.speculators}
-        incumbent = next(
-            (revision for revision in learned.revisions if revision.name == serving.get(training.spec.drafter)), None
-        )
+        serving = named.serving.get(training.spec.drafter)
+        incumbent = next((revision for revision in learned.revisions if revision.name == serving), None)
         decisions = await self._runs.carry_on(
             training,
             model=learned.model,
@@ -179,21 +190,19 @@ class LearningLoop:
         )
         self._record(learned.key, decisions)
 
-    async def _start_if_worth_it(self, learned: _Learned, now: float) -> None:
+    async def _start_if_worth_it(self, learned: _Learned, named: _Named, now: float) -> None:
         settings = runs.settings(learned.model)
         observation = self._summaries.of(learned.key).observation
         if settings is None or observation is None:
             return
-        serving = () if learned.policy is None else learned.policy.spec.speculators
-        candidates = () if learned.policy is None else learned.policy.spec.candidates
         step = learning.step(
             self._states.get(learned.key) or learning.begin(),
             observation,
             settings,
             now,
             runs=runs.past(learned.trainings),
-            serving_revision=next((s.revision for s in serving if s.drafter == settings.drafter), None),
-            candidate=next((s.revision for s in candidates if s.drafter == settings.drafter), None),
+            serving_revision=named.serving.get(settings.drafter),
+            candidate=named.candidates.get(settings.drafter),
         )
         if step.start is not None:
             number = runs.next_number(

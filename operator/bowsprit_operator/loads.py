@@ -16,6 +16,10 @@ from bowsprit_operator.world.engines import CallFailure, EngineCallError, Engine
 from bowsprit_policy.wire import DrafterLoad, DrafterRole, DrafterStats
 
 OFFER_AGAIN_SECONDS = 300.0  # a pod that refused a speculator is offered it again, not every tick
+TRY_AGAIN_SECONDS = 60.0  # one that couldn't take it just then
+
+# The pod has answered; else it is offered in the next tick.
+_TOLD = frozenset({CallFailure.REFUSED, CallFailure.STALE, CallFailure.UNUSABLE, CallFailure.PASSING})
 
 logger = logging.getLogger(__name__)
 
@@ -50,9 +54,17 @@ class Offer:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Refusal:
+class Refusal:
+    """That a pod didn't take what it was offered, and why. `at`: seconds since the epoch."""
+
     at: float
     message: str
+    reason: CallFailure
+
+    def is_over(self, now: float) -> bool:
+        """It is time to offer it again."""
+        wait = TRY_AGAIN_SECONDS if self.reason is CallFailure.PASSING else OFFER_AGAIN_SECONDS
+        return now - self.at >= wait
 
 
 class Loads:
@@ -61,14 +73,14 @@ class Loads:
     def __init__(self, engines: Engines) -> None:
         self._engines = engines
         self._running: dict[Offer, asyncio.Task[None]] = {}
-        self._refusals: dict[Offer, _Refusal] = {}
+        self._refusals: dict[Offer, Refusal] = {}
         self._just_loaded: set[Offer] = set()  # the scrape behind the next offer may be older than the pod's answer
 
-    def offer(self, offer: Offer, now: float) -> str | None:
-        """Begin it, unless it runs already or was refused lately. Returns why it was refused, None if it wasn't."""
+    def offer(self, offer: Offer, now: float) -> Refusal | None:
+        """Begin it, unless it runs already or was refused lately. Returns that refusal, None if there is none."""
         refusal = self._refusals.get(offer)
-        if refusal is not None and now - refusal.at < OFFER_AGAIN_SECONDS:
-            return refusal.message
+        if refusal is not None and not refusal.is_over(now):
+            return refusal
         if offer in self._just_loaded:
             self._just_loaded.discard(offer)
         elif offer not in self._running:
@@ -99,15 +111,15 @@ class Loads:
             answer = await self._engines.load_drafter(offer.address, offer.drafter, offer.load)
         except EngineCallError as error:
             logger.warning("speculator %s not loaded: %s", what, error)
-            if error.reason in (CallFailure.REFUSED, CallFailure.STALE):
-                self._refusals[offer] = _Refusal(at=now, message=str(error))
+            if error.reason in _TOLD:
+                self._refusals[offer] = Refusal(at=now, message=str(error), reason=error.reason)
         else:
             kept = _held(answer, offer.load.role)
             if kept == offer.revision:
                 self._just_loaded.add(offer)
             else:
                 message = f"{offer.drafter} is {answer.state}: {answer.reason or f'it kept {kept}'}"
-                self._refusals[offer] = _Refusal(at=now, message=message)
+                self._refusals[offer] = Refusal(at=now, message=message, reason=CallFailure.REFUSED)
             logger.info("pod %s: %s is now %s (%s)", offer.address.name, what, kept, answer.state)
         finally:
             del self._running[offer]

@@ -6,8 +6,9 @@ in the shadow nor how it did (bowsprit_policy does).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 
 from bowsprit_operator.learning import shadowing, verdict
 from bowsprit_operator.learning.desired import Choice
@@ -23,6 +24,7 @@ from bowsprit_policy import shadow
 from bowsprit_policy.decision import Decision
 from bowsprit_policy.gate import Verdict
 from bowsprit_policy.observation import Observation
+from bowsprit_policy.promotion import PromotionReason
 
 FIELD_MANAGER = "bowsprit-learning-loop"
 
@@ -80,7 +82,8 @@ async def mark(
 
     `before`: its candidates until now. The time of one that is new there begins, whatever an earlier model left.
     """
-    chosen = {choice.candidate.revision: choice for choice in choices if choice.candidate is not None}
+    by_drafter = {choice.drafter: choice for choice in choices}
+    chosen = {choice.candidate.revision: choice for choice in by_drafter.values() if choice.candidate is not None}
     moment = verdict.moment(now)
     marked = []
     for revision in revisions:
@@ -89,11 +92,20 @@ async def mark(
             status = shadowing.begun(revision, message=choice.message, now=moment)
             marked.append(await _write(cluster, revision, status))
         elif choice is None and is_marked and revision.spec.model_name == model.name:
-            message = "another revision, or none, is the candidate now"
-            marked.append(await _write(cluster, revision, shadowing.stopped(revision, message=message, now=moment)))
+            marked.append(await _write(cluster, revision, _stopped(revision, by_drafter, now=moment)))
         else:
             marked.append(revision)
     return tuple(marked)
+
+
+def _stopped(revision: SpeculatorRevision, choices: Mapping[str, Choice], *, now: datetime) -> SpeculatorRevisionStatus:
+    choice = choices.get(revision.spec.drafter)
+    if choice is None:
+        gone = f"the spec has no drafter {revision.spec.drafter} of type Head any more"
+        reason = PromotionReason.DRAFTER_REMOVED
+        return shadowing.stopped(revision, serves=False, reason=reason, message=gone, now=now)
+    serves = choice.speculator is not None and choice.speculator.revision == revision.name
+    return shadowing.stopped(revision, serves=serves, reason=choice.reason, message=choice.message, now=now)
 
 
 async def _write(

@@ -28,6 +28,7 @@ class PromotionReason(StrEnum):
     IN_SHADOW = "InShadow"
     NOTHING_NEW = "NothingNew"
     MANUAL = "Manual"
+    DRAFTER_REMOVED = "DrafterRemoved"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

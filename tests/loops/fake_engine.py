@@ -40,9 +40,10 @@ def paying_service(*, matches: float = 0.9) -> SimulatedService:
 class FakeEngine:
     """`token`: the one it accepts, None for any. `is_silent`: it never answers. `refusal`: what a load gets as 400.
 
-    `shadow_refusal`: what a load for the shadow gets. `knows_shadows`: False is an engine of the version before them,
-    which takes any role for serving. `reads`: revisions that were read from storage. `shadow_matches`: matched tokens
-    of candidate and incumbent at each place that a tick of traffic scores.
+    `shadow_refusal`: what a load for the shadow gets as 400; `shadow_failure`: as this status with this error.
+    `knows_shadows`: False is an engine of the version before them, which takes any role for serving. `reads`:
+    revisions that were read from storage. `shadow_matches`: matched tokens of candidate and incumbent at each place
+    that a tick of traffic scores.
     """
 
     service: SimulatedService = field(default_factory=paying_service)
@@ -51,6 +52,7 @@ class FakeEngine:
     is_silent: bool = False
     refusal: str | None = None
     shadow_refusal: str | None = None
+    shadow_failure: tuple[int, dict[str, str]] | None = None
     knows_shadows: bool = True
     shadow_matches: Sequence[tuple[int, int]] = ()
     shadow: wire.ShadowStats | None = None
@@ -140,6 +142,9 @@ class FakeEngine:
             return web.json_response({"error": {"message": self.refusal}}, status=400)
         drafter = next(known for known in self.service.drafters if known.name == name)
         if self.knows_shadows and load.role is wire.DrafterRole.SHADOW:
+            if self.shadow_failure is not None:
+                status, error = self.shadow_failure
+                return web.json_response({"error": {"message": "no shadow"} | error}, status=status)
             if self.shadow_refusal is not None:
                 return web.json_response({"error": {"message": self.shadow_refusal}}, status=400)
             self._put_shadow(drafter.revision, load)

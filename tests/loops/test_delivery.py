@@ -125,6 +125,44 @@ async def test_a_refused_candidate_is_offered_again_only_after_a_while(pod: Deli
     assert (said.shadow.state, said.shadow.message) == ("Scoring", None)
 
 
+@pytest.mark.parametrize(
+    ("status", "error", "state"),
+    [
+        (422, {"type": "unusable_artifact", "code": "SelfTestFailed"}, "Broken"),
+        (422, {"type": "unusable_artifact", "code": "ChecksumMismatch"}, "Broken"),
+        (422, {"type": "unusable_artifact", "code": "Unreadable"}, "Refused"),
+        (422, {"type": "invalid_request_error", "code": "invalid_value"}, "Refused"),
+        (422, {}, "Refused"),
+        (500, {"type": "server_error", "code": "internal_error"}, "Loading"),
+        (503, {"type": "server_error", "code": "Draining"}, "Loading"),
+        (429, {}, "Loading"),
+    ],
+)
+async def test_a_broken_candidate_a_pod_that_cannot_take_one_and_one_that_cannot_now_are_told_apart(
+    pod: Delivered, status: int, error: dict[str, str], state: str
+) -> None:
+    """The first is rejected, the second is left out, the third is tried again; each with the pod's words."""
+    pod.engine.shadow_failure = status, error
+    for _ in range(4):
+        said = await pod.tick(serving="one", candidate="two")
+    assert said.shadow is not None
+    assert (said.revision, said.shadow.state) == ("one", state)
+    assert f"HTTP {status}" in (said.shadow.message or "")
+    assert pod.loads().count(("shadow", "two")) == 1
+
+
+async def test_what_a_pod_could_not_take_just_then_is_offered_again_soon(pod: Delivered) -> None:
+    """Its reason passes by itself."""
+    pod.engine.shadow_failure = 503, {}
+    for _ in range(3):
+        await pod.tick(serving="one", candidate="two")
+    pod.engine.shadow_failure, pod.now = None, pod.now + 60.0
+    for _ in range(2):
+        said = await pod.tick(serving="one", candidate="two")
+    assert said.shadow is not None
+    assert said.shadow.state == "Scoring"
+
+
 async def test_an_engine_of_before_there_were_shadows_is_offered_none(pod: Delivered) -> None:
     """It takes any role for serving, and would serve what nobody has compared yet."""
     pod.engine.knows_shadows = False

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from bowsprit_operator.resources import conditions
-from bowsprit_operator.resources.kinds import SPECULATOR_REVISION
+from bowsprit_operator.resources import conditions, names
+from bowsprit_operator.resources.kinds import DRAFT_POLICY, SPECULATOR_REVISION
 from bowsprit_operator.resources.speculator_revision import SpeculatorRevision
 from bowsprit_operator.world.cluster import Cluster
 from builders import MODEL_DIGEST
@@ -89,7 +89,7 @@ async def test_a_better_candidate_leaves_the_shadow_early_and_serves_without_bei
     await world.tick()
     during, policy = await world.revision(second), await world.policy()
     assert (during.status.stage, said(during, "Shadowed")) == ("Shadow", ("Unknown", "Shadowing"))
-    assert (said(during, "Promoted"), engine.loaded("head")) == (("False", "BetterThanIncumbent"), "smollm2-head-1")
+    assert (said(during, "Promoted"), engine.loaded("head")) == (("False", "InShadow"), "smollm2-head-1")
     assert [entry.revision for entry in policy.spec.candidates] == [second]
     (acknowledged,) = policy.status.pods[0].speculators
     assert acknowledged.shadow is not None
@@ -204,6 +204,26 @@ async def test_a_quiet_service_waits_no_longer_than_the_spec_says(world: World) 
     assert engine.reads == ["smollm2-head-1", second]
 
 
+async def test_while_no_pod_answers_a_candidate_stays_where_it_is(world: World) -> None:
+    """Its time may be over by then: what comes next is found out when somebody serves again."""
+    (engine,) = await serving_the_first(world, engine_with(EQUAL), shadow="1m")
+    second = await passed_the_gate(world, 2)
+    await in_the_shadow(world, second, [engine])
+    await world.tick()
+    began = (await world.revision(second)).status.shadow
+    engine.is_silent = True
+    await world.tick(8)
+    waiting = await world.revision(second)
+    assert (waiting.status.stage, waiting.status.shadow) == ("Shadow", began)
+    assert [entry.revision for entry in (await world.policy()).spec.candidates] == [second]
+    engine.is_silent = False
+
+    async def is_served() -> bool:
+        return engine.loaded("head") == second
+
+    await world.until(is_served)
+
+
 async def test_the_first_revision_of_all_drafts_in_the_shadow_of_nobody(world: World) -> None:
     """It goes on once it is sure to match live text at all; until then no other run starts."""
     model = await world.model(promotion={"shadow": "24h"})
@@ -238,6 +258,23 @@ async def test_a_pinned_revision_ends_the_shadow_of_another(world: World) -> Non
     await world.until(is_unloaded)
     revision = await world.revision(second)
     assert (revision.status.stage, said(revision, "Shadowed")) == ("Evaluated", ("Unknown", "Stopped"))
+    assert said(revision, "Promoted") == ("False", "PinnedBySpec")
+
+
+async def test_a_revision_that_has_served_needs_no_shadow_to_serve_again(world: World) -> None:
+    """Of a version without that stage, or of an earlier model of this name: the stage would have no end for it."""
+    (engine,) = await serving_the_first(world, engine_with(EQUAL), shadow="24h")
+    await world.cluster.delete(DRAFT_POLICY, world.namespace, names.draft_policy("smollm2"))
+    world.new_leader()
+    await world.tick(3)
+
+    async def is_served() -> bool:
+        return engine.loaded("head") == "smollm2-head-1" and bool((await world.policy()).spec.speculators)
+
+    await world.until(is_served)
+    revision, policy = await world.revision("smollm2-head-1"), await world.policy()
+    assert (revision.status.stage, policy.spec.candidates) == ("Promoted", ())
+    assert revision.status.shadow is None
     assert engine.loaded("head") == "smollm2-head-1"
 
 

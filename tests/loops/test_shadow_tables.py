@@ -7,17 +7,21 @@ from typing import Any
 
 import pytest
 
-from bowsprit_operator.learning import shadowing
+from bowsprit_operator.learning import shadowing, verdict
+from bowsprit_operator.resources import conditions
+from bowsprit_operator.resources.conditions import RevisionCondition
 from bowsprit_operator.resources.draft_policy import DesiredSpeculator, DraftPolicy
 from bowsprit_operator.resources.speculator_revision import SpeculatorRevision, SpeculatorRevisionStatus
 from bowsprit_policy.gate import Verdict
 from bowsprit_policy.observation import Observation, PodObservation
+from bowsprit_policy.promotion import PromotionReason
 from bowsprit_policy.shadow import ShadowFigures, ShadowInputs, ShadowJudgement, ShadowReason, ShadowState
 from bowsprit_policy.wire import DrafterState, DrafterType, ShadowScores, ShadowStats
 from builders import drafter_stats, engine_stats
 
 BEGIN = datetime(2026, 11, 27, 8, tzinfo=UTC)
 CANDIDATE = DesiredSpeculator(drafter="head", revision="m-head-2", uri="file:///s/2", sha256="b" * 64)
+PINNED = PromotionReason.PINNED_BY_SPEC
 SERVING = DesiredSpeculator(drafter="head", revision="m-head-1", uri="file:///s/1", sha256="b" * 64)
 GIVEN = ShadowInputs(candidate="m-head-2", incumbent="m-head-1", pods=(), elapsed_seconds=30.0, limit_seconds=60.0)
 
@@ -93,11 +97,25 @@ def test_a_second_time_in_the_shadow_begins_with_nothing() -> None:
     """Another incumbent, another comparison."""
     stored = revision()
     stored = stored.model_copy(update={"status": after(stored, judgement(10))})
-    stopped = stored.model_copy(update={"status": shadowing.stopped(stored, message="pinned", now=BEGIN)})
+    status = shadowing.stopped(stored, serves=False, reason=PINNED, message="m-head-1 is pinned in spec", now=BEGIN)
+    stopped = stored.model_copy(update={"status": status})
     again = shadowing.begun(stopped, message="again", now=BEGIN + timedelta(hours=1))
     assert again.shadow is not None
     assert (stopped.status.stage, again.stage) == ("Evaluated", "Shadow")
     assert (again.shadow.start_time, again.shadow.places) == (BEGIN + timedelta(hours=1), 0)
+
+
+@pytest.mark.parametrize(("serves", "stage"), [(True, "Promoted"), (False, "Rejected")])
+def test_a_rejected_revision_that_its_user_pins_is_told_as_serving(serves: bool, stage: str) -> None:
+    """Rejected stays, as what the judges said."""
+    stored = revision(is_begun=False)
+    judges = verdict.rejected(stored, reason=ShadowReason.WORSE_IN_SHADOW, message="1.00, 2.00", now=BEGIN)
+    stored = stored.model_copy(update={"status": judges})
+    if serves:
+        told = verdict.promoted(stored, reason=PINNED, message="m-head-2 is pinned in spec", now=BEGIN)
+        stored = stored.model_copy(update={"status": told})
+    assert stored.status.stage == stage
+    assert conditions.is_true(stored.status.conditions, RevisionCondition.REJECTED)
 
 
 SCORES = ShadowStats(

@@ -152,11 +152,11 @@ async def test_a_worse_candidate_is_found_out_and_unloaded(pod: Pod) -> None:
     assert [(each.revision, each.shadow) for each in said.speculators] == [("right", None)]
 
 
-async def test_a_candidate_that_does_not_fit_is_refused_and_who_serves_stays(pod: Pod) -> None:
+async def test_a_candidate_that_is_not_what_it_should_be_is_broken_and_who_serves_stays(pod: Pod) -> None:
     """In the engine's own words."""
     await pod.deliver(serving="one")
     said = await pod.deliver(serving="one", candidate="no-such-file")
     (found,) = said.speculators
     assert found.shadow is not None
-    assert (found.revision, found.state, found.shadow.state) == ("one", "Active", "Refused")
+    assert (found.revision, found.state, found.shadow.state) == ("one", "Active", "Broken")
     assert "HTTP 422" in (found.shadow.message or "")

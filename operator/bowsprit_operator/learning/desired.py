@@ -106,9 +106,12 @@ def _value(revision: SpeculatorRevision) -> promotion.Revision:
 
 
 def _shadow(revision: SpeculatorRevision) -> str | None:
-    """How its shadow ended, with the numbers; None while it hasn't."""
+    """How its shadow ended, with the numbers; None while it hasn't. One that has served needs none any more."""
     found = conditions.find(revision.status.conditions, RevisionCondition.SHADOWED)
-    return found.message if found is not None and found.status is ConditionStatus.TRUE else None
+    if found is not None and found.status is ConditionStatus.TRUE:
+        return found.message
+    has_served = conditions.is_true(revision.status.conditions, RevisionCondition.PROMOTED)
+    return "it has served before" if has_served else None
 
 
 def verdict_of(revision: SpeculatorRevision) -> Verdict | None:

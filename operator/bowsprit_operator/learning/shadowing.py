@@ -20,6 +20,7 @@ from bowsprit_operator.resources.speculator_revision import (
 )
 from bowsprit_policy.gate import Verdict
 from bowsprit_policy.observation import Observation
+from bowsprit_policy.promotion import PromotionReason
 from bowsprit_policy.shadow import PodShadow, ShadowInputs, ShadowJudgement, ShadowReason, ShadowState
 from bowsprit_policy.wire import ShadowStats
 
@@ -50,15 +51,26 @@ def inputs(
 
 def begun(stored: SpeculatorRevision, *, message: str, now: datetime) -> SpeculatorRevisionStatus:
     """Its time begins, perhaps anew; what was scored before is void."""
-    found = verdict.finding(RevisionCondition.SHADOWED, None, ShadowReason.SHADOWING, message)
-    status = verdict.with_findings(stored.status, (found,), now=now)
+    findings = (
+        verdict.finding(RevisionCondition.SHADOWED, None, ShadowReason.SHADOWING, message),
+        verdict.finding(RevisionCondition.PROMOTED, False, PromotionReason.IN_SHADOW, message),
+    )
+    status = verdict.with_findings(stored.status, findings, now=now)
     return status.model_copy(update={"shadow": ShadowProgress(start_time=now)})
 
 
-def stopped(stored: SpeculatorRevision, *, message: str, now: datetime) -> SpeculatorRevisionStatus:
-    """It is no candidate any more, before anything was found out."""
-    found = verdict.finding(RevisionCondition.SHADOWED, None, ShadowReason.STOPPED, message)
-    return verdict.with_findings(stored.status, (found,), now=now)
+def stopped(
+    stored: SpeculatorRevision, *, serves: bool, reason: PromotionReason, message: str, now: datetime
+) -> SpeculatorRevisionStatus:
+    """It is no candidate any more, before anything was found out. `reason`, `message`: of what was chosen instead.
+
+    `serves`: it is what was chosen, by its user.
+    """
+    findings = (
+        verdict.finding(RevisionCondition.SHADOWED, None, ShadowReason.STOPPED, message),
+        verdict.finding(RevisionCondition.PROMOTED, serves, reason, message),
+    )
+    return verdict.with_findings(stored.status, findings, now=now)
 
 
 def judged(

@@ -127,13 +127,14 @@ def with_findings(
 
 
 def _stage(found: tuple[Condition, ...]) -> RevisionStage:
-    if conditions.is_true(found, RevisionCondition.REJECTED):
-        return RevisionStage.REJECTED
+    """Where it is now: one that serves may have been rejected before its user pinned it."""
+    shadowed = conditions.find(found, RevisionCondition.SHADOWED)
+    if shadowed is not None and shadowed.reason == ShadowReason.SHADOWING:
+        return RevisionStage.SHADOW
     if conditions.is_true(found, RevisionCondition.PROMOTED):
         return RevisionStage.PROMOTED
-    shadowed = conditions.find(found, RevisionCondition.SHADOWED)
-    is_shadowing = shadowed is not None and shadowed.reason == ShadowReason.SHADOWING
-    return RevisionStage.SHADOW if is_shadowing else RevisionStage.EVALUATED
+    is_rejected = conditions.is_true(found, RevisionCondition.REJECTED)
+    return RevisionStage.REJECTED if is_rejected else RevisionStage.EVALUATED
 
 
 def moment(now: float) -> datetime:

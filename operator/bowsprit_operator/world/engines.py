@@ -20,17 +20,23 @@ from bowsprit_policy import wire
 
 _Answer = TypeVar("_Answer", bound=BaseModel)
 
+_NOT_THE_ARTIFACTS_FAULT = frozenset({"Unreadable", "ShadowLost"})
 _QUOTED_CHARACTERS = 300  # of a pod's own error text, in our messages
 
 
 class CallFailure(StrEnum):
-    """Why a call to a pod gave no answer."""
+    """Why a call to a pod gave no answer.
+
+    Unusable: what it should load is broken, wherever it lies. Passing: the pod can't just now, by its own words.
+    """
 
     UNREACHABLE = "Unreachable"
     TIMEOUT = "Timeout"
     UNAUTHORIZED = "Unauthorized"
     STALE = "StaleRevision"
     REFUSED = "Refused"
+    UNUSABLE = "UnusableArtifact"
+    PASSING = "Passing"
     BAD_ANSWER = "BadAnswer"
     NO_TOKEN = "NoToken"
 
@@ -136,7 +142,7 @@ class Engines:
         except OSError as error:
             raise EngineCallError(f"{what}: no token to send: {error}", reason=CallFailure.NO_TOKEN) from error
         if response.is_error:
-            raise EngineCallError(f"{what}: {_quoted(response)}", reason=_failure(response.status_code))
+            raise EngineCallError(f"{what}: {_quoted(response)}", reason=_failure(response))
         try:
             return answer.model_validate_json(response.content)
         except ValidationError as error:
@@ -144,10 +150,24 @@ class Engines:
             raise EngineCallError(message, reason=CallFailure.BAD_ANSWER) from error
 
 
-def _failure(status: int) -> CallFailure:
+def _failure(response: httpx.Response) -> CallFailure:
+    status = response.status_code
     if status in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
         return CallFailure.UNAUTHORIZED
-    return CallFailure.STALE if status == httpx.codes.CONFLICT else CallFailure.REFUSED
+    if status == httpx.codes.CONFLICT:
+        return CallFailure.STALE
+    if response.is_server_error or status == httpx.codes.TOO_MANY_REQUESTS:
+        return CallFailure.PASSING
+    return CallFailure.UNUSABLE if _is_unusable_artifact(response) else CallFailure.REFUSED
+
+
+def _is_unusable_artifact(response: httpx.Response) -> bool:
+    """Broken itself, wherever it lies; not one that this pod can't read."""
+    try:
+        error = response.json()["error"]
+        return error["type"] == "unusable_artifact" and error["code"] not in _NOT_THE_ARTIFACTS_FAULT
+    except (ValueError, KeyError, TypeError):  # not an engine's answer
+        return False
 
 
 def _quoted(response: httpx.Response) -> str:
