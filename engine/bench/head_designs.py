@@ -30,7 +30,6 @@ from bench.head_recurrent import RecurrentDesign
 from bench.head_states import Document, LayerReader, load, read_or_compute
 from bench.head_traffic import Traffic, recorded
 from bench.head_training import Budget, train
-from bench.recorded_answers import Answer
 from bowsprit_engine.models import open_model
 from bowsprit_engine.models.checkpoint import EMBEDDING, FINAL_NORM, LM_HEAD, take
 from bowsprit_engine.training.head import TargetRows
@@ -93,7 +92,9 @@ def train_one(
     torch.set_num_threads(threads)
     traffic = recorded(folder)
     learned = stored(folder / "states" / "learned")
-    target, embedding, eps = borrowed(model, traffic.learned)
+    counts = Counter(token for answer in traffic.learned for token in answer.tokens)
+    ids = torch.tensor(sorted(token for token, _ in counts.most_common(DRAFT_VOCABULARY)))
+    target, embedding, eps = borrowed(model, ids)
     documents = limited(learned, distinct)
     torch.manual_seed(0)
     made = DESIGNS[design](target, embedding, eps=eps, block=positions)
@@ -116,10 +117,10 @@ def train_one(
         folder / "results" / name,
         made,
         run=run,
-        documents=documents,
+        distinct_tokens=sum(document.num_answer for document in documents),
         judged=stored(folder / "states" / "judged"),
         traffic=traffic,
-        draft_token_ids=target.draft_token_ids,
+        draft_token_ids=ids,
     )
 
 
@@ -148,11 +149,9 @@ def limited(documents: Sequence[Document], tokens: int | None) -> list[Document]
     return kept
 
 
-def borrowed(model: Path, answers: Sequence[Answer]) -> tuple[TargetRows, Tensor, float]:
-    """What every design takes from the target: its rows of the answers' vocabulary, its embedding, its norm's eps."""
+def borrowed(model: Path, ids: Tensor) -> tuple[TargetRows, Tensor, float]:
+    """What every design takes from the target: its rows of the draft vocabulary, its embedding, its norm's eps."""
     checkpoint = open_model(model).checkpoint
-    counts = Counter(token for answer in answers for token in answer.tokens)
-    ids = torch.tensor(sorted(token for token, _ in counts.most_common(DRAFT_VOCABULARY)))
 
     def stored_rows(name: str) -> Tensor:  # as served: rounded to bfloat16
         return take(checkpoint, name).to(torch.bfloat16).float()
@@ -168,7 +167,7 @@ def keep(
     design: Any,
     *,
     run: dict[str, Any],
-    documents: Sequence[Document],
+    distinct_tokens: int,
     judged: Sequence[Document],
     traffic: Traffic,
     draft_token_ids: Tensor,  # [V]
@@ -179,7 +178,7 @@ def keep(
     figures: dict[str, Any] = {
         "parameters": sum(weight.numel() for weight in design.parameters()),
         **run,
-        "distinct_tokens": sum(document.num_answer for document in documents),
+        "distinct_tokens": distinct_tokens,
         "streams": {},
     }
     drafts: dict[str, Any] = {}
@@ -199,7 +198,7 @@ def keep(
         print(path.name, key, json.dumps(figures["streams"][key]), flush=True)
     path.with_suffix(".json").write_text(json.dumps(figures, indent=1))
     torch.save(drafts, path.with_suffix(".drafts"))
-    torch.save(design.state_dict(), path.with_suffix(".weights"))
+    torch.save({"weights": design.state_dict(), "draft_token_ids": draft_token_ids}, path.with_suffix(".weights"))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ the windows that serve (drafter_tournament.py), beside n-gram and suffix.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,9 +20,10 @@ from bench.head_training import DraftDesign
 from bowsprit_engine.speculation.drafters.base import Draft, DraftContext
 from bowsprit_engine.speculation.drafters.head_in_torch import NOISY_CANDIDATES
 from bowsprit_engine.speculation.drafters.keyed_noise import gumbel_of
-from bowsprit_policy.wire import DrafterState, DrafterType
+from bowsprit_engine.training.evaluate import PreparedHead
 
 DOCUMENTS_PER_BATCH = 8
+DraftSeconds = Callable[[int, int], float]  # (sequences, tokens) -> seconds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,36 +159,27 @@ def gain(
     return float(steps[0].sum() / steps[1].sum() - 1), float(low), float(high)
 
 
-class ReplayedHead:
-    """A drafter for the replay: what the design drafted at each row of the recorded answers.
+class PricedHead(PreparedHead):
+    """What a design drafted at each row of the recorded answers, and what drafting it would have cost.
 
-    `num_drafts`: how often it was asked and had an answer, for what drafting costs.
+    `stated_seconds`: of all drafts so far, for a pool whose clock adds them to what it measures.
     """
 
-    type = DrafterType.HEAD
-    state = DrafterState.ACTIVE
-    reason = ""
-    revision: str | None = "replayed"
-
-    def __init__(self, drafted: Sequence[Drafted]) -> None:
-        self.name = "head"
-        self.num_drafts = 0
-        self._drafted: Mapping[str, Drafted] = {str(each.index): each for each in drafted}
+    def __init__(self, drafted: Sequence[Drafted], *, seconds: DraftSeconds) -> None:
+        """`seconds`: of a draft of so many tokens for so many sequences."""
+        super().__init__("head", {f"{each.index}": drafts_of(each) for each in drafted})
+        self.stated_seconds = 0.0
+        self._seconds = seconds
 
     def propose(self, contexts: Sequence[DraftContext]) -> list[Draft]:
-        """Empty for requests that aren't known."""
-        return [self._of(context) for context in contexts]
+        """As prepared; all are drafted to the longest of their limits."""
+        self.stated_seconds += self._seconds(len(contexts), max(context.max_draft_tokens for context in contexts))
+        return super().propose(contexts)
 
-    def forget(self, request_id: str) -> None:
-        """Nothing is kept."""
 
-    def _of(self, context: DraftContext) -> Draft:
-        known = self._drafted.get(context.request_id)
-        if known is None or context.ahead:
-            return Draft(token_ids=())
-        row = len(context.token_ids) - known.num_prompt - 1
-        cap = context.max_draft_tokens
-        self.num_drafts += 1
-        return Draft(
-            token_ids=tuple(known.token_ids[row][:cap].tolist()), confidences=tuple(known.sure[row][:cap].tolist())
-        )
+def drafts_of(drafted: Drafted) -> list[Draft]:
+    """One per row."""
+    return [
+        Draft(token_ids=tuple(tokens), confidences=tuple(sure))
+        for tokens, sure in zip(drafted.token_ids.tolist(), drafted.sure.tolist(), strict=True)
+    ]

@@ -1,7 +1,7 @@
 """The comparison's tables: each design alone, and with look-up through the pool that serves, on two step-time curves.
 
-Decides how drafting is priced: every draft that the pool asked for costs what head_cost.py measured (here), or the
-share of the target's weights that it reads (a card, stated and not measured).
+Decides how a head's drafts are priced: what head_cost.py measured (here), or the share of the target's weights that
+they read (a card, stated and not measured). The pool knows these prices.
 """
 
 from __future__ import annotations
@@ -15,18 +15,14 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from bench.drafter_tournament import CARD_READ_SECONDS, VOCAB_SIZE, card
-from bench.head_judging import Drafted, ReplayedHead, gain
+from bench.drafter_tournament import CARD_READ_SECONDS, card
+from bench.head_judging import Drafted, DraftSeconds, PricedHead, gain
 from bench.head_traffic import Traffic, kind, stream
-from bowsprit_engine.speculation.drafters.base import Drafter
-from bowsprit_engine.speculation.drafters.ngram import NGramDrafter
-from bowsprit_engine.speculation.drafters.suffix import SuffixDrafter
-from bowsprit_engine.speculation.pool import DrafterPool
-from bowsprit_engine.speculation.replay import Recording, Replay, StepSeconds
+from bench.priced_replay import HEAD_CAP, look_up, plain_seconds, replayed
+from bowsprit_engine.speculation.replay import Recording, StepSeconds
 
 LEARNED_BEFORE = 300  # requests of the same kind that teach the look-up drafters first
 BASE = "recurrent-"  # what others are compared with: the first run of this name
-CAP, HEAD_CAP = 16, 4  # most tokens of a draft, and of a head's own
 
 
 def measured(step_seconds: Mapping[str, float]) -> StepSeconds:
@@ -78,7 +74,7 @@ def compare(results: Path, traffic: Traffic, *, costs: Path) -> None:
     here = measured(priced["step_seconds"])
     for key in next(iter(runs.values()))["streams"]:
         answers = arranged(traffic, key)
-        pools.add_row(key, "look-up", *pooled(answers, None, here, draft_seconds=0.0, card_seconds=0.0))
+        pools.add_row(key, "look-up", *pooled(answers, None, here, draft_seconds={}, card_seconds=0.0))
         for name, figures in runs.items():
             cost = priced[figures["design"]]
             pools.add_row(
@@ -88,8 +84,8 @@ def compare(results: Path, traffic: Traffic, *, costs: Path) -> None:
                     answers,
                     drafts[name][key],
                     here,
-                    draft_seconds=cost["seconds"][str(HEAD_CAP)],
-                    card_seconds=cost["share_of_weights"][str(HEAD_CAP)] * CARD_READ_SECONDS,
+                    draft_seconds=cost["seconds"],
+                    card_seconds=cost["share_of_weights"][str(HEAD_CAP)] / HEAD_CAP * CARD_READ_SECONDS,
                 ),
             )
     console = Console(width=180)
@@ -118,25 +114,28 @@ def pooled(
     drafted: Sequence[Drafted] | None,
     here: StepSeconds,
     *,
-    draft_seconds: float,
+    draft_seconds: Mapping[str, float],
     card_seconds: float,
 ) -> list[str]:
     """E, and goodput over plain without and with the price of drafting, here and on the card."""
     cells: list[str] = []
-    for curve, price in ((here, draft_seconds), (card, card_seconds)):
-        drafters: list[Drafter] = [NGramDrafter(name="ngram"), SuffixDrafter(name="suffix")]
-        head = ReplayedHead(drafted or ())
-        if drafted is not None:
-            drafters.append(head)
-        caps = {"ngram": CAP, "suffix": CAP, "head": HEAD_CAP}
-        replay = Replay(DrafterPool(drafters, vocab_size=VOCAB_SIZE), caps=caps, step_seconds=curve)
-        tokens, steps, seconds = 0, 0, 0.0
-        for step in replay.steps(recordings):
-            tokens += step.advances[0].num_emitted
-            steps += 1
-            seconds += step.seconds or 0.0
-        plain = tokens * curve(1, 1)
+    for curve, price in ((here, per_token(draft_seconds)), (card, lambda _, tokens: card_seconds * tokens)):
+        head = None if drafted is None else PricedHead(drafted, seconds=price)
+        bill = replayed(recordings, look_up("ngram", "suffix"), head, curve=curve)
+        plain = plain_seconds(recordings, curve=curve)
         if not cells:
-            cells.append(f"{tokens / steps:.2f}")
-        cells += [f"{plain / seconds:.2f}", f"{plain / (seconds + head.num_drafts * price):.2f}"]
+            cells.append(f"{bill.acceptance_length:.2f}")
+        cells += [f"{plain / bill.step_seconds:.2f}", f"{plain / bill.seconds:.2f}"]
     return cells
+
+
+def per_token(seconds: Mapping[str, float]) -> DraftSeconds:
+    """Of one sequence's draft, linear in its tokens between 0 and the lengths that were measured."""
+    lengths = sorted(int(length) for length in seconds)
+
+    def price(batch: int, tokens: int) -> float:
+        if batch != 1:
+            raise ValueError(f"a draft for {batch} sequences, measured was one for 1")
+        return float(np.interp(tokens, [0, *lengths], [0.0, *(seconds[str(length)] for length in lengths)]))
+
+    return price

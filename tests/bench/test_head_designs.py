@@ -6,7 +6,7 @@ import torch
 from bench.head_batch import batch_of
 from bench.head_block import BlockHead
 from bench.head_eagle import EagleHead
-from bench.head_judging import ReplayedHead, acceptance_length, draft_all, matched_per_position, steps_of
+from bench.head_judging import PricedHead, acceptance_length, draft_all, matched_per_position, steps_of
 from bench.head_recurrent import RecurrentDesign
 from bench.head_states import Document, load, write
 from bench.head_training import Budget, batches, train
@@ -177,18 +177,19 @@ def test_steps_take_what_matched_and_one_more(matching, num_draft, steps):
     assert steps_of(matching, num_draft) == steps
 
 
-def test_a_replayed_head_proposes_what_was_drafted_at_that_row(target, embedding):
-    """By the request and the number of its tokens; strangers get nothing."""
+def test_a_priced_head_proposes_what_was_drafted_at_that_row(target, embedding):
+    """By the request and the number of its tokens; strangers get nothing. A call costs what is stated for it."""
     answer = document(7, prompt=3, answer=6)
     drafted = draft_all(
         design_of("recurrent", target, embedding), [answer], target.draft_token_ids, num_positions=3, temperature=0
     )[0]
-    head = ReplayedHead([drafted])
+    head = PricedHead([drafted], seconds=lambda sequences, tokens: sequences + 0.1 * tokens)
 
     def asked(request_id, length):
         return DraftContext(
             request_id=request_id,
             token_ids=answer.tokens[:length].tolist(),
+            num_prompt_tokens=3,
             hidden=None,
             max_draft_tokens=2,
             seed=0,
@@ -196,8 +197,10 @@ def test_a_replayed_head_proposes_what_was_drafted_at_that_row(target, embedding
         )
 
     known, stranger = head.propose([asked("7", 5), asked("8", 5)])
-    assert known.token_ids == tuple(drafted.token_ids[1][:2].tolist())
+    assert known.token_ids == tuple(drafted.token_ids[1].tolist())
+    assert known.confidences == pytest.approx(drafted.sure[1].tolist())
     assert stranger.token_ids == ()
+    assert head.stated_seconds == pytest.approx(2.2)
 
 
 def test_states_are_kept_as_they_are(tmp_path):

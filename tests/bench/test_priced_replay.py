@@ -1,0 +1,76 @@
+"""The bill of a replay: steps by a curve, a head at its stated price, and what the pool makes of that price."""
+
+import pytest
+import torch
+
+from bench.head_judging import Drafted, PricedHead
+from bench.head_mixture import oracle_seconds
+from bench.head_table import per_token
+from bench.priced_replay import look_up, plain_seconds, replayed
+from bowsprit_engine.speculation.replay import Recording
+
+STEP = 1000.0  # seconds: beside them this machine's own are nothing
+TOKENS = tuple(range(100, 141))  # nothing that look-up could find
+
+
+def recording(request_id="7"):
+    return Recording(request_id=request_id, prompt_token_ids=(1, 2, 3), token_ids=TOKENS)
+
+
+def right_head(*, seconds):
+    """It says the next four tokens wherever it is asked."""
+    padded = torch.tensor([*TOKENS, 0, 0, 0, 0])
+    rows = torch.stack([padded[row + 1 : row + 5] for row in range(len(TOKENS) - 1)])
+    drafted = Drafted(
+        index=7,
+        num_prompt=3,
+        token_ids=rows,
+        sure=torch.full(rows.shape, 0.99),
+        matching=torch.zeros(len(rows)),
+        possible=torch.zeros(len(rows)),
+    )
+    return PricedHead([drafted], seconds=seconds)
+
+
+def flat(batch, rows):
+    return STEP
+
+
+def test_a_heads_drafts_are_paid_as_stated():
+    """Beside the steps that they save."""
+    head = right_head(seconds=lambda sequences, tokens: tokens * 1.0)
+    bill = replayed([recording()], look_up("suffix"), head, curve=flat)
+    assert bill.tokens == len(TOKENS) - 1
+    assert bill.step_seconds == bill.steps * STEP
+    assert bill.acceptance_length > 3
+    assert bill.drafting_seconds == pytest.approx(head.stated_seconds, abs=STEP / 10)
+    assert head.stated_seconds > 4.0
+    assert bill.steps_of_request == {"7": pytest.approx(bill.step_seconds)}
+    assert bill.seconds_of_request == {"7": pytest.approx(bill.seconds)}
+
+
+def test_a_head_is_not_asked_where_its_price_is_more_than_it_brings():
+    """The pool learns the price from what is stated: ten steps for a token."""
+    dear = right_head(seconds=lambda sequences, tokens: tokens * 10 * STEP)
+    cheap = right_head(seconds=lambda sequences, tokens: tokens * 1.0)
+    bills = [replayed([recording()], [], head, curve=flat) for head in (dear, cheap)]
+    assert bills[0].acceptance_length < 1.2
+    assert bills[1].acceptance_length > 3
+
+
+def test_plain_decoding_takes_a_step_per_token_after_the_first():
+    """Whoever could draft."""
+    assert plain_seconds([recording()], curve=flat) == (len(TOKENS) - 1) * STEP
+
+
+def test_the_oracle_takes_each_requests_cheapest_drafter():
+    """Not the drafter that is cheapest over all."""
+    assert oracle_seconds([{"a": 1.0, "b": 5.0}, {"a": 4.0, "b": 3.0}]) == 4.0
+
+
+def test_a_draft_is_priced_by_its_tokens():
+    """Linear from nothing over the measured lengths; for one sequence, as measured."""
+    price = per_token({"4": 2.0, "8": 3.0})
+    assert [price(1, tokens) for tokens in (2, 4, 6)] == [1.0, 2.0, 2.5]
+    with pytest.raises(ValueError, match="for 2 sequences"):
+        price(2, 4)
