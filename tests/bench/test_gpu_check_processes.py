@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -147,12 +148,21 @@ def test_quick_leaves_out_what_is_compared_with_others():
 
 def test_a_part_whose_packages_are_missing_says_so(monkeypatch):
     """A machine with a card needn't have what serves requests."""
-    monkeypatch.setitem(sys.modules, "bowsprit_engine.core.engine", None)
-    monkeypatch.delitem(sys.modules, "bench.gpu.engine_check", raising=False)
+    missing = ModuleNotFoundError("No module named 'llguidance'", name="llguidance")
+    monkeypatch.setattr("importlib.import_module", Mock(side_effect=missing))
 
     found = list(gpu_check.PARTS["Checks: engine"].run(SMALL, torch.device("cpu")))
 
-    assert found == [Note(text="Not checked: import of bowsprit_engine.core.engine halted; None in sys.modules.")]
+    assert found == [Note(text="Not checked: No module named 'llguidance'.")]
+
+
+@pytest.mark.parametrize("fault", [ImportError("cannot import name 'x'"), ModuleNotFoundError(name="bench.gpu.gone")])
+def test_a_part_that_the_repository_itself_breaks_is_no_missing_package(monkeypatch, fault):
+    """Else a renamed function would leave the check out, and the verdict would be ok."""
+    monkeypatch.setattr("importlib.import_module", Mock(side_effect=fault))
+
+    with pytest.raises(ImportError):
+        list(gpu_check.PARTS["Checks: engine"].run(SMALL, torch.device("cpu")))
 
 
 def test_a_rehearsal_runs_a_part_as_a_process_and_reports_it(tmp_path):

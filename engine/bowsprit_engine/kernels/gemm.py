@@ -37,8 +37,8 @@ class Tile:
 
 
 # Chosen without a GPU: stages so that one program has 24 to 48 kB of the weight in flight and its shared memory stays
-# below the 100 kB at which two programs share a multiprocessor of sm_90. Over 4 warps the widest takes all 255 registers
-# of sm_80, and Triton 3.6 spills 8 bytes on sm_100. To be measured with bench/gpu_check.py.
+# below the 100 kB at which two programs share a multiprocessor of sm_90. Over 4 warps the widest takes all registers
+# (255) of sm_80, and Triton 3.6 spills 8 bytes on sm_100. To be measured with bench/gpu_check.py.
 TILES = (
     Tile(rows=16, whole_k=False, num_warps=4, num_stages=5),
     Tile(rows=32, whole_k=False, num_warps=4, num_stages=5),
