@@ -14,29 +14,9 @@ from torch import Tensor
 from torch.nn.functional import linear, rms_norm, silu
 
 from bowsprit_engine.core.runner import BLOCK_SIZE, ModelConfig, ModelOutput, StepBatch
-from bowsprit_engine.models.checkpoint import EMBEDDING, FINAL_NORM, LM_HEAD, Checkpoint, layer_name, take
+from bowsprit_engine.models.checkpoint import Checkpoint
+from bowsprit_engine.models.decoder_weights import DecoderWeights, Layer
 from bowsprit_engine.models.rope import rope_tables
-
-QKV = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Layer:
-    """Weights of one decoder layer. q: queries' width, kv: keys' width, i: MLP width, h: hidden size."""
-
-    window: int | None  # most tokens that a row attends to
-    attention_norm: Tensor  # [h]
-    qkv: Tensor  # [q + 2 kv, h]
-    qkv_bias: Tensor | None  # [q + 2 kv]
-    query_norm: Tensor | None  # [head_dim]
-    key_norm: Tensor | None  # [head_dim]
-    output: Tensor  # [h, q]
-    output_bias: Tensor | None  # [h]
-    mlp_norm: Tensor  # [h]
-    gate_up: Tensor  # [2 i, h]
-    gate_up_bias: Tensor | None  # [2 i]
-    down: Tensor  # [h, i]
-    down_bias: Tensor | None  # [h]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,10 +40,9 @@ class TorchRunner:
         self.num_threads = torch.get_num_threads() if device.type == "cpu" else 1
         self.accelerator = _accelerator(device, self.num_threads)
         self._dtype, self._device = dtype, device
-        self._embedding = self._load(checkpoint, EMBEDDING)
-        self._lm_head = self._embedding if self.config.tie_word_embeddings else self._load(checkpoint, LM_HEAD)
-        self._final_norm = self._load(checkpoint, FINAL_NORM).float()
-        self._layers = [self._load_layer(checkpoint, layer) for layer in range(self.config.num_layers)]
+        weights = DecoderWeights.load(checkpoint, dtype=dtype, device=device)
+        self._embedding, self._lm_head = weights.embedding, weights.lm_head
+        self._final_norm, self._layers = weights.final_norm, weights.layers
         cos, sin = rope_tables(self.config)
         self._cos, self._sin = cos.to(device), sin.to(device)
         self._kv: Tensor | None = None  # [layers, 2, slots, kv_heads, head_dim]
@@ -104,34 +83,6 @@ class TorchRunner:
 
     def final_norm_weight(self) -> Tensor:
         return self._final_norm
-
-    def _load(self, checkpoint: Checkpoint, *names: str) -> Tensor:
-        return torch.cat([take(checkpoint, name).to(self._device, self._dtype) for name in names])
-
-    def _load_layer(self, checkpoint: Checkpoint, layer: int) -> Layer:
-        c = self.config
-
-        def load(*parts: str) -> Tensor:
-            return self._load(checkpoint, *(layer_name(layer, part) for part in parts))
-
-        def bias(has: bool, *parts: str) -> Tensor | None:
-            return self._load(checkpoint, *(layer_name(layer, part, "bias") for part in parts)) if has else None
-
-        return Layer(
-            window=c.window_of(layer),
-            attention_norm=load("input_layernorm").float(),
-            qkv=load(*QKV),
-            qkv_bias=bias(c.qkv_bias, *QKV),
-            query_norm=load("self_attn.q_norm").float() if c.qk_norm else None,
-            key_norm=load("self_attn.k_norm").float() if c.qk_norm else None,
-            output=load("self_attn.o_proj"),
-            output_bias=bias(c.output_bias, "self_attn.o_proj"),
-            mlp_norm=load("post_attention_layernorm").float(),
-            gate_up=load("mlp.gate_proj", "mlp.up_proj"),
-            gate_up_bias=bias(c.mlp_bias, "mlp.gate_proj", "mlp.up_proj"),
-            down=load("mlp.down_proj"),
-            down_bias=bias(c.mlp_bias, "mlp.down_proj"),
-        )
 
     def _group(self, batch: StepBatch) -> list[SequenceRows]:
         windows = {layer.window for layer in self._layers}

@@ -19,10 +19,10 @@ from torch.nn.functional import linear
 
 from bowsprit_engine.core.runner import BLOCK_SIZE, ModelConfig, ModelOutput, StepBatch
 from bowsprit_engine.kernels import attention, filters, gemm, kv_write, rms_norm, rotary, swiglu, verify
-from bowsprit_engine.models.checkpoint import EMBEDDING, FINAL_NORM, LM_HEAD, Checkpoint, layer_name, take
+from bowsprit_engine.models.checkpoint import Checkpoint
+from bowsprit_engine.models.decoder_weights import DecoderWeights, Layer
 from bowsprit_engine.models.rope import rope_tables
 from bowsprit_engine.models.step_graphs import StepGraphs
-from bowsprit_engine.models.torch_runner import QKV, Layer
 
 Product = Callable[[Tensor, Tensor, Tensor | None, torch.dtype], Tensor]  # x, weight, bias, dtype of the result
 
@@ -67,10 +67,9 @@ class TritonRunner:
         self._dtype, self._device = dtype, device
         self._workspace = gemm.Workspace(device)
         self._product: Product = self._invariant_product if batch_invariant else _library_product
-        self._embedding = self._load(checkpoint, EMBEDDING)
-        self._lm_head = self._embedding if self.config.tie_word_embeddings else self._load(checkpoint, LM_HEAD)
-        self._final_norm = self._load(checkpoint, FINAL_NORM).float()
-        self._layers = [self._load_layer(checkpoint, layer) for layer in range(self.config.num_layers)]
+        weights = DecoderWeights.load(checkpoint, dtype=dtype, device=device)
+        self._embedding, self._lm_head = weights.embedding, weights.lm_head
+        self._final_norm, self._layers = weights.final_norm, weights.layers
         cos, sin = rope_tables(self.config)
         self._cos, self._sin = cos.to(device).contiguous(), sin.to(device).contiguous()
         self._kv: Tensor | None = None  # [layers, 2, slots, kv_heads, head_dim]
@@ -218,34 +217,6 @@ class TritonRunner:
 
     def _invariant_product(self, x: Tensor, weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
         return gemm.gemm(x, weight, workspace=self._workspace, bias=bias, out_dtype=dtype)
-
-    def _load(self, checkpoint: Checkpoint, *names: str) -> Tensor:
-        return torch.cat([take(checkpoint, name).to(self._device, self._dtype) for name in names])
-
-    def _load_layer(self, checkpoint: Checkpoint, layer: int) -> Layer:
-        c = self.config
-
-        def load(*parts: str) -> Tensor:
-            return self._load(checkpoint, *(layer_name(layer, part) for part in parts))
-
-        def bias(has: bool, *parts: str) -> Tensor | None:
-            return self._load(checkpoint, *(layer_name(layer, part, "bias") for part in parts)) if has else None
-
-        return Layer(
-            window=c.window_of(layer),
-            attention_norm=load("input_layernorm").float(),
-            qkv=load(*QKV),
-            qkv_bias=bias(c.qkv_bias, *QKV),
-            query_norm=load("self_attn.q_norm").float() if c.qk_norm else None,
-            key_norm=load("self_attn.k_norm").float() if c.qk_norm else None,
-            output=load("self_attn.o_proj"),
-            output_bias=bias(c.output_bias, "self_attn.o_proj"),
-            mlp_norm=load("post_attention_layernorm").float(),
-            gate_up=load("mlp.gate_proj", "mlp.up_proj"),
-            gate_up_bias=bias(c.mlp_bias, "mlp.gate_proj", "mlp.up_proj"),
-            down=load("mlp.down_proj"),
-            down_bias=bias(c.mlp_bias, "mlp.down_proj"),
-        )
 
 
 def _library_product(x: Tensor, weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
