@@ -161,8 +161,8 @@ def batch_loss(
         scale = weight * settings.state_weight * state.shape[-1] ** 0.5
         total = total + scale * (distance @ _shares(is_inside))
         # A token outside the draft vocabulary can't be drafted: such a row teaches the state only.
-        can_hit = is_inside & (emitted[ahead:] != NOT_DRAFTED)
-        total = total + weight * taught.loss(head.output(state), directions[ahead:], _shares(can_hit))
+        rows, shares = _selected(is_inside & (emitted[ahead:] != NOT_DRAFTED))
+        total = total + weight * taught.loss(head.output(state[rows]), directions[ahead:][rows], shares)
     return total / max(weight_sum, 1e-9)
 
 
@@ -182,6 +182,14 @@ def _joined(batch: Sequence[RequestFeatures]) -> tuple[Tensor, Tensor, Tensor]:
         functional.pad(torch.cat([request.token_ids for request in batch]), (0, filling)),
         functional.pad(ends, (0, filling)),
     )
+
+
+def _selected(rows: Tensor) -> tuple[Tensor, Tensor]:  # [n] bool to [m] int64, [m] float32
+    """Places of the marked rows and each one's share of a mean over them; filled up by first rows of no share."""
+    places = rows.nonzero()[:, 0]
+    filling = -len(places) % ROWS_MULTIPLE
+    shares = torch.full((len(places),), 1 / max(1, len(places)))
+    return functional.pad(places, (0, filling)), functional.pad(shares, (0, filling))
 
 
 def _shares(rows: Tensor) -> Tensor:  # [n] bool to [n] float32
