@@ -24,6 +24,8 @@ from bowsprit_engine.models.random_weights import RandomCheckpoint
 from bowsprit_engine.models.torch_runner import TorchRunner
 from bowsprit_engine.models.triton_runner import TritonRunner
 
+ODD_SCALES = (ODD, SMALL)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
@@ -54,7 +56,7 @@ def _card(scale: Scale, device: torch.device) -> Iterator[Record]:
 
 def _odd_shapes(scale: Scale, device: torch.device) -> Iterator[Check]:
     """Every check at shapes that fill no block, in both dtypes."""
-    for odd in (ODD, SMALL):
+    for odd in ODD_SCALES:
         for group in (
             checks.rows,
             checks.products,
