@@ -391,3 +391,17 @@ def test_what_the_gate_says_of_a_run_and_its_revision(
     found = next(condition for condition in status.conditions if condition.type == RevisionCondition.PROMOTED)
     assert (verdict.outcome_of(judgement, after), status.stage) == (outcome_, stage)
     assert (found.status.value, found.reason) == promoted
+
+
+def test_while_it_is_in_the_shadow_a_revision_stays_the_candidate() -> None:
+    """Shadowed is Unknown then, and has figures in its message already."""
+    made = a_revision(2, is_shadowed=False)
+    going_on = verdict.finding(RevisionCondition.SHADOWED, None, ShadowReason.SHADOWING, "0.62 more")
+    revision = made.model_copy(update={"status": verdict.with_findings(made.status, (going_on,), now=BEGIN)})
+    stored = DraftPolicySpec(revision=1, speculators=(SERVING_1,))
+    (choice,) = desired.choices(
+        a_model(), stored=stored, revisions=[a_revision(1), revision], model_digest=MODEL_DIGEST, now=0.0
+    )
+    assert choice.speculator == SERVING_1
+    assert choice.candidate is not None
+    assert choice.candidate.revision == "m-head-2"
