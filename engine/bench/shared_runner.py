@@ -7,6 +7,7 @@ per cent of a step, more than what is to be told apart. Decides which blocks are
 from __future__ import annotations
 
 import dataclasses
+from typing import cast
 
 from torch import Tensor
 
@@ -26,13 +27,6 @@ class HalfOfRunner:
         self.accelerator = whole.accelerator
         self.dtype = whole.dtype
         self.num_threads = whole.num_threads
-
-    @property
-    def last_step_cpu_seconds(self) -> float:
-        """Raises TypeError for a runner that doesn't count them."""
-        if not isinstance(self._whole, CountsCpuSeconds):
-            raise TypeError(f"{type(self._whole).__name__} doesn't count processor seconds")
-        return self._whole.last_step_cpu_seconds
 
     def allocate_kv(self, num_blocks: int) -> None:
         if self._is_second:
@@ -56,6 +50,15 @@ class HalfOfRunner:
         return self._whole.final_norm_weight()
 
 
+class CountingHalf(HalfOfRunner):
+    """Of a runner that counts its threads' processor time."""
+
+    @property
+    def last_step_cpu_seconds(self) -> float:
+        return cast("CountsCpuSeconds", self._whole).last_step_cpu_seconds
+
+
 def halves(whole: Runner) -> tuple[HalfOfRunner, HalfOfRunner]:
     """Two engines' runners. Both get as many blocks as the first one asks for."""
-    return HalfOfRunner(whole, is_second=False), HalfOfRunner(whole, is_second=True)
+    half = CountingHalf if isinstance(whole, CountsCpuSeconds) else HalfOfRunner
+    return half(whole, is_second=False), half(whole, is_second=True)

@@ -9,6 +9,7 @@ import pytest
 
 from bench.drafter_streams import Question
 from bench.paired_steps import Answers, Asked, Block, Figures, Side, SteppedEngine, in_turn
+from bench.shared_runner import halves
 from bench.step_clock import Step, StepClock
 from bowsprit_engine.core.engine import Engine
 from bowsprit_engine.core.settings import EngineSettings
@@ -42,7 +43,7 @@ def engine(tmp_path, monkeypatch):
     """Makes engines of the fake model, one drafter each, or none."""
     monkeypatch.setenv("BOWSPRIT_CACHE_DIR", str(tmp_path))
 
-    def make(*drafters):
+    def make(*drafters, runner=None):
         settings = EngineSettings(
             model_name="fake",
             model_digest="fake",
@@ -52,7 +53,7 @@ def engine(tmp_path, monkeypatch):
             draft_tokens_max=4,
             speculation_mode=4 if drafters else "off",
         )
-        made = Engine(runner=FakeRunner(), settings=settings, drafters=drafters)
+        made = Engine(runner=runner or FakeRunner(), settings=settings, drafters=drafters)
         made.prepare()
         return SteppedEngine(made, None)
 
@@ -106,6 +107,19 @@ def test_both_answer_alike_stay_at_the_same_place_and_only_one_needs_fewer_steps
     # a prompt's step each; then one drafted step for five plain ones, to the end
     is_drafted = "".join("D" if stepper is steps[0] else "p" for stepper in steps)
     assert is_drafted == "Dp" + "Dppppp" * 7 + "Dpppp"
+
+
+def test_two_engines_on_one_models_halves_answer_as_one_on_a_model_of_its_own(engine):
+    """Neither writes where the other reads, though both name the same blocks."""
+    asked = asked_of(2)
+    one, other = (engine(runner=half) for half in halves(FakeRunner()))
+    with StepClock().listening() as clock:
+        block = in_turn(clock, one, other, asked, drafted_begins=True)
+        later = in_turn(clock, one, other, asked[::-1], drafted_begins=False)
+    (expected,) = engine().answer(asked, batch=2)
+
+    assert block.drafted.answers.token_ids == block.plain.answers.token_ids == expected.token_ids
+    assert later.drafted.answers.token_ids == later.plain.answers.token_ids == expected.token_ids[::-1]
 
 
 def test_goodput_is_of_summed_step_times_and_calm_goodput_of_steps_that_nobody_disturbed():
