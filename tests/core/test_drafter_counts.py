@@ -36,6 +36,16 @@ def test_tokens_after_another_drafters_count_from_where_they_stand():
     assert (stats.drafted_tokens, stats.accepted_tokens) == (2, 1)
 
 
+def test_turns_that_are_alike_count_as_often_as_they_were_taken():
+    """A batch of undrafted sequences has the same turn many times."""
+    idle = Turn(drafter="d", begin=0, end=0, limit=1, num_judged=1, num_accepted=0)
+    drafted = Turn(drafter="d", begin=0, end=2, limit=2, num_judged=2, num_accepted=1)
+    stats = counted(turns=[idle, drafted, idle, drafted, idle])
+
+    assert (stats.extendable, stats.reached) == ((5, 2), (5, 2))
+    assert (stats.drafted, stats.matched, stats.drafted_tokens, stats.accepted_tokens) == ((2, 2), (2,), 4, 2)
+
+
 def test_what_is_held_at_zero_counts_as_reached_and_matched_and_not_as_drafted():
     """An opportunity without a proposal is one too."""
     stats = counted(

@@ -183,6 +183,8 @@ def test_a_file_that_is_not_the_promised_one_is_refused(
         ("target_vocab_size", 97, "VocabularyMismatch", "target vocabulary: found 97, wanted 96"),
         ("hidden_size", 33, "ShapeMismatch", "hidden size: found 33, wanted 32"),
         ("intermediate_size", 65, "ShapeMismatch", r"state_up: found \(128, 32\), wanted \(130, 32\)"),
+        ("intermediate_size", 4096, "TooLarge", r"size 4,096, draft .*, 806,912 are planned for a head"),
+        ("draft_vocab_size", 10**6, "TooLarge", r"draft vocabulary 1,000,000\), 806,912 are planned for a head"),
         ("architectures", ["Eagle3"], "ArchitectureMismatch", "found .'Eagle3',., wanted .'BowspritRecurrentHead',."),
         ("draft_tokens", "many", "InvalidConfig", "draft_tokens"),
     ],

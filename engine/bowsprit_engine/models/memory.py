@@ -12,7 +12,7 @@ from bowsprit_engine.models.checkpoint import tensor_shapes
 from bowsprit_engine.models.rope import rope_table_bytes
 
 FLOAT_BYTES = 4
-MOST_HEAD_WIDTH, MOST_DRAFT_TOKENS = 512, 2048  # of training/run.py
+MOST_INTERMEDIATE, DRAFT_VOCABULARY = 512, 2048  # of the heads that training makes
 LOGIT_COPIES = 3  # the step's, the sampler's working copy, log-probabilities
 
 
@@ -46,10 +46,18 @@ def loading_bytes(config: ModelConfig, *, itemsize: int) -> int:
     return max(math.prod(shape) for shape in tensor_shapes(config).values()) * (FLOAT_BYTES + itemsize)
 
 
-def largest_head_bytes(config: ModelConfig) -> int:
-    """A trained head of the largest shape that training makes, in float32: its two up projections, the down projection,
-    the draft vocabulary's rows of the LM head and their table.
+def head_bytes(*, hidden_size: int, intermediate_size: int, draft_vocab_size: int) -> int:
+    """A trained head in float32: its two up projections, the down projection, the draft vocabulary's rows of the LM
+    head and their table.
     """
-    width = min(MOST_HEAD_WIDTH, config.hidden_size)
-    per_draft_token = config.hidden_size + 2 * width
-    return FLOAT_BYTES * (5 * width * config.hidden_size + MOST_DRAFT_TOKENS * per_draft_token)
+    per_draft_token = hidden_size + 2 * intermediate_size
+    return FLOAT_BYTES * (5 * intermediate_size * hidden_size + draft_vocab_size * per_draft_token)
+
+
+def largest_head_bytes(config: ModelConfig) -> int:
+    """A trained head of the largest shape that training makes: what is planned for each."""
+    return head_bytes(
+        hidden_size=config.hidden_size,
+        intermediate_size=min(MOST_INTERMEDIATE, config.hidden_size),
+        draft_vocab_size=DRAFT_VOCABULARY,
+    )

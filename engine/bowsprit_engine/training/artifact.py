@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from bowsprit_engine.errors import SpeculatorError
+from bowsprit_engine.models.memory import head_bytes
 from bowsprit_engine.training.head import HeadShape, RecurrentHead, TargetRows
 from bowsprit_policy.wire import Evaluation
 
@@ -107,12 +108,28 @@ def publish(staged: Path, final: Path, evaluation: Evaluation) -> None:
     staged.rename(final)
 
 
-def read(folder: Path, *, sha256: str | None, model_digest: str, vocab_size: int, hidden_size: int) -> StoredHead:
-    """Everything in the folder, checked. Raises SpeculatorError that names the path and both sides of a mismatch."""
+def read(
+    folder: Path, *, max_bytes: int, sha256: str | None, model_digest: str, vocab_size: int, hidden_size: int
+) -> StoredHead:
+    """Everything in the folder, checked. `max_bytes`: what the head may take in memory; a larger one isn't read.
+
+    Raises SpeculatorError that names the path and both sides of a mismatch.
+    """
     config = _read_config(folder / CONFIG_FILE)
     _must_equal(folder, "DigestMismatch", "trained for target", config.target_model_digest, model_digest)
     _must_equal(folder, "VocabularyMismatch", "target vocabulary", config.target_vocab_size, vocab_size)
     _must_equal(folder, "ShapeMismatch", "hidden size", config.hidden_size, hidden_size)
+    num_bytes = head_bytes(
+        hidden_size=hidden_size,
+        intermediate_size=config.intermediate_size,
+        draft_vocab_size=config.draft_vocab_size,
+    )
+    if num_bytes > max_bytes:
+        raise SpeculatorError(
+            f"{folder}: takes {num_bytes:,} bytes (intermediate size {config.intermediate_size:,}, draft vocabulary "
+            f"{config.draft_vocab_size:,}), {max_bytes:,} are planned for a head",
+            reason="TooLarge",
+        )
     weights_file = folder / WEIGHTS_FILE
     try:
         if sha256 is not None:

@@ -19,6 +19,7 @@ from bowsprit_engine.capture.reader import CapturedTraffic, read_shards
 from bowsprit_engine.config import TrainSettings
 from bowsprit_engine.errors import WorldError
 from bowsprit_engine.models import LoadedModel, load_model
+from bowsprit_engine.models.memory import DRAFT_VOCABULARY, MOST_INTERMEDIATE, largest_head_bytes
 from bowsprit_engine.models.uri import resolve_uri
 from bowsprit_engine.native.variants import cpu_features, usable
 from bowsprit_engine.speculation.drafters.head import HeadDrafter, accuracy
@@ -35,8 +36,6 @@ from bowsprit_policy.wire import Artifact, Comparison, DataWindow, Evaluation, T
 logger = logging.getLogger(__name__)
 
 # Sizes for a CPU, measured on SmolLM2-135M; see DESIGN.md, "The trained head: experiment".
-DRAFT_VOCABULARY = 2048
-MOST_INTERMEDIATE = 512
 MAX_EPOCHS = 6
 MAX_SEEN_TOKENS = 300_000  # emitted tokens, repetitions included: with more traffic each is seen less often
 ROWS_PER_BATCH = 256
@@ -243,6 +242,7 @@ def _new_head(settings: TrainSettings, model: LoadedModel, target: TargetRows, *
     if has_parent and settings.parent_uri is not None:
         stored = artifact.read(
             resolve_uri(settings.parent_uri),
+            max_bytes=largest_head_bytes(config),
             sha256=settings.parent_sha256,
             model_digest=model.digest,
             vocab_size=config.vocab_size,

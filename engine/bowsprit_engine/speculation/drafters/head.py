@@ -13,6 +13,7 @@ from typing import cast
 
 from bowsprit_engine.core.runner import Runner
 from bowsprit_engine.errors import SpeculatorError
+from bowsprit_engine.models.memory import largest_head_bytes
 from bowsprit_engine.speculation.drafters.base import Draft, DraftContext
 from bowsprit_engine.speculation.drafters.serving_head import ServingHead, serving_head
 from bowsprit_engine.training import artifact
@@ -89,6 +90,7 @@ class HeadDrafter:
     def _read(self, folder: Path, sha256: str | None, model_digest: str) -> artifact.StoredHead:
         return artifact.read(
             folder,
+            max_bytes=largest_head_bytes(self._runner.config),
             sha256=sha256,
             model_digest=model_digest,
             vocab_size=self._runner.config.vocab_size,
