@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import itertools
 import weakref
 
 import pytest
@@ -19,15 +18,17 @@ from bowsprit_engine.speculation.scoring import PROMISE
 from bowsprit_policy.wire import DrafterState, DrafterType
 
 TRUTH, WRONG = 1, 2
-ASKING = 1e-4  # seconds
+ASKING = 2e-4  # seconds
 STEP = 1e-2  # seconds: asking costs too much for what is hopeless, and little at every eighth step
 SHORT_STEP = 1e-3  # seconds: asking for all at every eighth step would be dear beside it
 
 
 def pool_of(*drafters):
-    """Whatever is timed takes as long as asking."""
-    ticks = itertools.count()
-    return DrafterPool(drafters, vocab_size=8, clock=lambda: next(ticks) * ASKING)
+    """Nothing takes time but asking these."""
+    counting = [drafter for drafter in drafters if isinstance(drafter, CountingDrafter)]
+    return DrafterPool(
+        drafters, vocab_size=8, clock=lambda: sum(drafter.num_calls * drafter.seconds for drafter in counting)
+    )
 
 
 class CountingDrafter:
@@ -36,12 +37,15 @@ class CountingDrafter:
     type = DrafterType.NGRAM
     reason = ""
     revision = None
+    seconds = ASKING
+    num_calls = 0
 
     def __init__(self, *, right_from=None, is_silent=False):
         self.name, self.state = "counts", DrafterState.ACTIVE
         self.right_from, self.is_silent, self.asked_at = right_from, is_silent, []
 
     def propose(self, contexts):
+        self.num_calls += 1
         return [self._one(len(context.token_ids)) for context in contexts]
 
     def _one(self, length):
@@ -168,7 +172,7 @@ def test_a_token_that_matched_and_was_not_verified_is_worth_but_a_part_of_one_th
     live.token_ids.append(TRUTH)
     pool.learn(live)
 
-    assert pool.record(drafter, live).own == Rate(matched=worth, judged=1.0)
+    assert pool.record(drafter.name, live).own == Rate(matched=worth, judged=1.0)
 
 
 def test_a_drafter_that_says_what_another_one_is_believed_for_is_worth_asking_too():
@@ -223,6 +227,57 @@ def test_a_probe_of_a_hopeless_drafter_that_is_held_at_0_asks_it():
     assert {1 + step for step in range(0, 400, 7)} <= set(drafter.asked_at)
 
 
+class WrongFollower(CountingDrafter):
+    """Has nothing to begin with, and goes on after another's tokens, wrongly until the text is so long."""
+
+    def propose(self, contexts):
+        self.num_calls += 1
+        return [self._one(len(one.token_ids)) if one.ahead else Draft(token_ids=()) for one in contexts]
+
+
+class TrueHead(CountingDrafter):
+    """Says one token, the right one, and takes no time."""
+
+    type = DrafterType.HEAD
+    seconds = 0.0
+
+    def __init__(self):
+        super().__init__(right_from=0)
+        self.name = "head"
+
+
+def followed_lengths(follower, *, steps, batch=1):
+    """The lengths at which it was asked what follows a head's tokens, all of which come true."""
+    pool = pool_of(follower, TrueHead())
+    lives = [live_sequence(f"{index}") for index in range(batch)]
+    for _ in range(steps):
+        report = pool.draft(lives, [{"counts": 4, "head": 1}] * batch)
+        pool.grant(lives, report.proposals)
+        for live in lives:
+            live.token_ids += [TRUTH, TRUTH]
+            pool.learn(live)
+        pool.note_step(batch * STEP)
+    return follower.asked_at
+
+
+def test_what_follows_a_heads_tokens_is_looked_up_where_that_comes_true():
+    """At every step then; at every eighth where it never does."""
+    hopeless = followed_lengths(WrongFollower(), steps=400)
+    hopeful = followed_lengths(WrongFollower(right_from=0), steps=400)
+
+    assert len([at for at in hopeless if at > 400]) == 200 // SAMPLED_EVERY
+    assert len(hopeful) == 400
+
+
+def test_what_follows_a_heads_tokens_is_looked_up_again_within_eight_steps_once_it_comes_true():
+    """And at every step from then on."""
+    asked = followed_lengths(WrongFollower(right_from=401), steps=300)
+
+    noticed = min(at for at in asked if at >= 401)
+    assert noticed < 401 + 2 * SAMPLED_EVERY
+    assert [at for at in asked if at >= 401] == list(range(noticed, 601, 2))
+
+
 class Text(list):
     """A list that may be watched."""
 
@@ -246,7 +301,7 @@ def test_nothing_is_kept_of_a_text_that_ended():
 def test_without_times_asking_costs_nothing():
     """Before the first step was timed, and for a drafter never asked; one slow answer never shuts a drafter up."""
     assert price_of(seconds=None, step_seconds=1.0, batch=8) == price_of(seconds=1.0, step_seconds=None, batch=8) == 0.0
-    assert price_of(seconds=1e-5, step_seconds=1e-2, batch=8) == pytest.approx(0.016)
+    assert price_of(seconds=2e-5, step_seconds=1e-2, batch=8) == pytest.approx(0.016)
     assert price_of(seconds=1.0, step_seconds=1e-2, batch=1) == MOST_PRICE
 
 

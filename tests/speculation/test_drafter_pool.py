@@ -177,6 +177,9 @@ class PricedHead:
         self.asked, self._seconds = [], 0.0
         monkeypatch.setattr("bowsprit_engine.speculation.pool.time.perf_counter", lambda: self._seconds)
 
+    def wait(self, seconds):
+        self._seconds += seconds
+
     def propose(self, contexts):
         self.asked += [context.max_draft_tokens for context in contexts]
         self._seconds += 0.01 * sum(context.max_draft_tokens for context in contexts)
@@ -187,10 +190,22 @@ class PricedHead:
         pass
 
 
-def asked_lengths(monkeypatch, *, num_right, step_seconds, batch=1, bound=(), is_contended=False):
-    """The last lengths asked of a head whose first `num_right` tokens come true, never more."""
+def asked_lengths(
+    monkeypatch, *, num_right, step_seconds, batch=1, bound=(), is_contended=False, seconds_to_handle=0.0
+):
+    """The last lengths asked of a head whose first `num_right` tokens come true, never more.
+
+    `seconds_to_handle`: what the pool takes for each of its drafts, but for making it.
+    """
     head = PricedHead(monkeypatch)
     pool = DrafterPool([head], vocab_size=10)
+    believe = pool.candidate
+
+    def believe_slowly(*args, **kwargs):
+        head.wait(seconds_to_handle)
+        return believe(*args, **kwargs)
+
+    monkeypatch.setattr(pool, "candidate", believe_slowly)
     live = [sequence(f"{index}") for index in range(batch)]
     for _ in range(60):
         pool.note_step(step_seconds, is_contended=is_contended)
@@ -226,6 +241,13 @@ def test_a_head_keeps_the_whole_batch_waiting(monkeypatch):
     """What pays for one sequence alone doesn't where eight wait for eight drafts."""
     assert asked_lengths(monkeypatch, num_right=1, step_seconds=0.04) == [1]
     assert asked_lengths(monkeypatch, num_right=1, step_seconds=0.04, batch=8) == []
+
+
+def test_what_the_pool_does_with_a_draft_is_part_of_its_price(monkeypatch):
+    """A token for 10 ms pays for eight in steps of 500 ms, and doesn't where the pool takes 30 ms more of each."""
+    assert asked_lengths(monkeypatch, num_right=1, step_seconds=0.5, batch=8) == [1] * 8
+    assert asked_lengths(monkeypatch, num_right=1, step_seconds=0.5, batch=8, seconds_to_handle=0.03) == []
+    assert len(asked_lengths(monkeypatch, num_right=1, step_seconds=0.5, seconds_to_handle=0.03)) == 1
 
 
 def test_a_head_that_was_hopeless_is_asked_again_once_probes_come_true(monkeypatch):

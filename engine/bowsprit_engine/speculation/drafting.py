@@ -18,7 +18,7 @@ from bowsprit_engine.speculation.scoring import Candidate, Pending
 from bowsprit_policy.wire import COUNT_BASED, DrafterState
 
 if TYPE_CHECKING:
-    from bowsprit_engine.speculation.pool import DrafterPool
+    from bowsprit_engine.speculation.pool import DrafterPool, WorthAsking
 
 NOTHING = Proposal()
 AHEAD = "+"  # marks tokens that follow another drafter's: they match more or less often than those that begin
@@ -85,25 +85,32 @@ class Drafting:
         # Of whom anybody was asked for: mostly nobody on a text without repetitions.
         self._best: dict[int, Candidate] = {}
         self._drafts: dict[int, dict[str, Draft]] = {}
+        self._worth: dict[tuple[str, range, int], WorthAsking] = {}
 
     def report(self) -> PoolReport:
         active = [drafter for drafter in self._pool.drafters if drafter.state is DrafterState.ACTIVE]
         counting = [drafter for drafter in active if drafter.type in COUNT_BASED]
         for drafter in counting:
             self._look_up(drafter)
-        self._choose(counting)
+        if self._drafts:
+            with self._pool.handling():
+                self._choose(counting)
         for drafter in active:
             if drafter.type not in COUNT_BASED:
                 free = [index for index, first in enumerate(self._forced) if not first]  # a head ignores `ahead`
                 worth = {index: tokens for index in free if (tokens := self._tokens_worth(drafter, index)) > 0}
-                self._ask(drafter, worth, opportunities=worth)
-                self._choose([drafter])
-        proposals = tuple(
-            self._after_forced(index, self._composed(index, counting))
-            if index in self._best or self._forced[index]
-            else NOTHING
-            for index in range(len(self._sequences))
-        )
+                if worth:
+                    self._ask(drafter, worth, opportunities=worth)
+                    with self._pool.handling():
+                        self._choose([drafter])
+        followed = self._go_on(counting)
+        with self._pool.handling():
+            proposals = tuple(
+                self._after_forced(index, self._composed(index, followed.get(index)))
+                if index in self._best or self._forced[index]
+                else NOTHING
+                for index in range(len(self._sequences))
+            )
         return PoolReport(
             proposals=proposals,
             asked=self._asked,
@@ -136,7 +143,7 @@ class Drafting:
             cap = caps.get(drafter.name, 0)
             if cap > 0:
                 allowed.append(index)
-                if self._is_due(drafter, index, price):
+                if self._is_due(index, drafter.name, price):
                     due[index] = cap
             elif self._watch[index] > 0 and not self._forced[index]:
                 held.append(index)
@@ -182,14 +189,14 @@ class Drafting:
 
     def _is_watchable(self, drafter: Drafter, index: int, price: float) -> bool:
         """Of a count-based one that is held at 0: no earlier draft of it waits for the text."""
-        return drafter.name not in self._scores[index].pending and self._is_due(drafter, index, price)
+        return drafter.name not in self._scores[index].pending and self._is_due(index, drafter.name, price)
 
-    def _is_due(self, drafter: Drafter, index: int, price: float) -> bool:
-        """Of a count-based one."""
+    def _is_due(self, index: int, slot: str, price: float) -> bool:
+        """Of a count-based one. `slot`: its name, with AHEAD for what follows another drafter's tokens."""
         if self._pool.sampling.is_due or index in self._bound:
             return True
-        record = self._scores[index].records.get(drafter.name)
-        return (record or self._pool.record(drafter, self._sequences[index])).worth >= price
+        record = self._scores[index].records.get(slot)
+        return (record or self._pool.record(slot, self._sequences[index])).worth >= price
 
     def _tokens_worth(self, drafter: Drafter, index: int) -> int:
         """For how many tokens a costly one is asked; 0 where it isn't."""
@@ -198,8 +205,17 @@ class Drafting:
         if cap == 0 or (is_bound and best is None):
             return cap
         lengths = range(cap if is_bound else 1, cap + 1)
-        worth = self._pool.draft_worth_asking(drafter, self._sequences[index], lengths, batch=len(self._sequences))
+        worth = self._worth_asking(drafter, lengths, fortune=self._scores[index].fortune(drafter.name).bucket)
         return worth.draft_tokens if worth.gain > (0.0 if best is None else best.gain) else 0
+
+    def _worth_asking(self, drafter: Drafter, lengths: range, *, fortune: int) -> WorthAsking:
+        """Kept for the step: a batch's sequences that fared alike get one answer."""
+        key = (drafter.name, lengths, fortune)
+        if key not in self._worth:
+            self._worth[key] = self._pool.draft_worth_asking(
+                drafter, lengths, fortune=fortune, batch=len(self._sequences)
+            )
+        return self._worth[key]
 
     def _choose(self, drafters: Sequence[Drafter]) -> None:
         for index, drafts in self._drafts.items():
@@ -209,7 +225,8 @@ class Drafting:
                 if draft is None:
                     continue
                 if not draft.token_ids:
-                    self._note_silence(drafter, sequence)
+                    if drafter.type in COUNT_BASED:
+                        self._note_silence(drafter.name, index)
                     continue
                 others = [other.token_ids for name, other in drafts.items() if name != drafter.name]
                 first = self._forced[index]
@@ -222,9 +239,9 @@ class Drafting:
                 if best is None or candidate.gain > best.gain:
                     self._best[index] = candidate
 
-    def _note_silence(self, drafter: Drafter, sequence: LiveSequence) -> None:
-        if drafter.type in COUNT_BASED and drafter.name not in self._pool.scores(sequence).pending:
-            self._pool.record(drafter, sequence).add(0)
+    def _note_silence(self, slot: str, index: int) -> None:
+        if slot not in self._scores[index].pending:
+            self._pool.record(slot, self._sequences[index]).add(0)
 
     def _after_forced(self, index: int, proposal: Proposal) -> Proposal:
         first = self._forced[index]
@@ -239,29 +256,61 @@ class Drafting:
             survivals=survivals + tuple(survivals[-1] * survival for survival in proposal.survivals),
         )
 
-    def _composed(self, index: int, counting: Sequence[Drafter]) -> Proposal:
-        best, sequence = self._best.get(index), self._sequences[index]
+    def _go_on(self, counting: Sequence[Drafter]) -> dict[int, Candidate]:
+        """What count-based drafters, the first that has anything to say, have after a costly one's tokens.
+
+        Asked where what it brought there in this sequence is worth looking up, as at the beginning of a draft.
+        """
+        names = {drafter.name for drafter in counting}
+        open_ends = {index: best for index, best in self._best.items() if best.drafter not in names}
+        followed: dict[int, Candidate] = {}
+        for drafter in counting:
+            price = self._pool.price(drafter, batch=len(self._sequences))
+            rooms = {
+                index: room
+                for index, best in open_ends.items()
+                if index not in followed
+                and (room := self._caps[index].get(drafter.name, 0) - len(best.token_ids)) > 0
+                and self._is_due(index, drafter.name + AHEAD, price)
+            }
+            if rooms:
+                self._follow(drafter, rooms, followed)
+        return followed
+
+    def _follow(self, drafter: Drafter, rooms: Mapping[int, int], followed: dict[int, Candidate]) -> None:
+        """Ask one for up to so many tokens after the best draft so far; what it says goes into `followed`."""
+        name = drafter.name + AHEAD
+        contexts = [
+            context_of(self._sequences[index], room, ahead=self._best[index].token_ids) for index, room in rooms.items()
+        ]
+        drafts, seconds = self._pool.propose(drafter, contexts)
+        self._seconds[drafter.name] = self._seconds.get(drafter.name, 0.0) + seconds
+        with self._pool.handling():
+            for index, draft in zip(rooms, drafts, strict=True):
+                if not draft.token_ids:
+                    self._note_silence(name, index)
+                    continue
+                best, sequence = self._best[index], self._sequences[index]
+                length = len(best.token_ids)
+                more = self._pool.candidate(drafter, name, draft, others=(), sequence=sequence, first=length)
+                both = replace(more, token_ids=best.token_ids + more.token_ids)
+                self._scores[index].keep(name, _pending(both, sequence, skipped=length))
+                followed[index] = more
+
+    def _composed(self, index: int, more: Candidate | None) -> Proposal:
+        best = self._best.get(index)
         if best is None:
             return NOTHING
-        length = len(best.token_ids)
-        proposal = Proposal(token_ids=best.token_ids, sources=(best.drafter,) * length, survivals=best.survivals)
-        for drafter in counting:
-            room = self._caps[index].get(drafter.name, 0) - length
-            if room <= 0 or best.drafter in {other.name for other in counting}:
-                continue
-            drafts, seconds = self._pool.propose(drafter, [context_of(sequence, room, ahead=best.token_ids)])
-            self._seconds[drafter.name] = self._seconds.get(drafter.name, 0.0) + seconds
-            name = drafter.name + AHEAD
-            more = self._pool.candidate(drafter, name, drafts[0], others=(), sequence=sequence, first=length)
-            if more.token_ids:
-                both = replace(more, token_ids=best.token_ids + more.token_ids)
-                self._pool.scores(sequence).keep(name, _pending(both, sequence, skipped=length))
-                return Proposal(
-                    token_ids=both.token_ids,
-                    sources=proposal.sources + (drafter.name,) * len(more.token_ids),
-                    survivals=best.survivals + tuple(best.survivals[-1] * s for s in more.survivals),
-                )
-        return proposal
+        proposal = Proposal(
+            token_ids=best.token_ids, sources=(best.drafter,) * len(best.token_ids), survivals=best.survivals
+        )
+        if more is None:
+            return proposal
+        return Proposal(
+            token_ids=best.token_ids + more.token_ids,
+            sources=proposal.sources + (more.drafter,) * len(more.token_ids),
+            survivals=best.survivals + tuple([best.survivals[-1] * s for s in more.survivals]),
+        )
 
 
 def forced_of(

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import accumulate, repeat
 
 from bowsprit_engine.core.sequence import LiveSequence
-from bowsprit_engine.speculation.asking import Record, Sampling, price_of, share_of_step
+from bowsprit_engine.speculation.asking import Handling, Record, Sampling, price_of, share_of_step
 from bowsprit_engine.speculation.confidence import (
     Calibrator,
     Foresight,
@@ -61,13 +62,14 @@ class DrafterPool:
         self.drafters = tuple(sorted(drafters, key=lambda drafter: ORDER.index(drafter.type)))
         self.shadows = Shadows(vocab_size=vocab_size)
         self.sampling = Sampling()
+        self._handling = Handling()
         self._silence: Silence | None = None
         self._learning = tuple(drafter for drafter in self.drafters if isinstance(drafter, LearningDrafter))
         self._calibrator = Calibrator()
         self._foresight = Foresight(drafter.name for drafter in self.drafters if drafter.type not in COUNT_BASED)
         self._learners = (self._calibrator, self._foresight)
         self._scores: dict[str, SequenceScores] = {}
-        self._overall: dict[str, Rate] = {}  # matched tokens per draft, by count-based drafter
+        self._overall: dict[str, Rate] = {}  # matched tokens per draft, by count-based drafter's slot
         self._token_seconds: dict[str, float] = {}
         self._context_seconds: dict[str, float] = {}
         self._quiet_step_seconds: float | None = None
@@ -83,6 +85,7 @@ class DrafterPool:
         bound: Collection[int] = (),  # indices of sequences that are drafted up to their caps whether it pays or not
     ) -> PoolReport:
         """Ask the drafters, choose, compose. Nothing that is only watched is proposed; what is forced comes first."""
+        self._handling.begin_step()
         self.sampling.begin_step(share=self._share_of_look_up(batch=len(sequences)))
         watched, first = watch or [0] * len(sequences), forced or [()] * len(sequences)
         is_as_before = not (self.sampling.is_due or bound or any(first))
@@ -103,7 +106,11 @@ class DrafterPool:
     def learn(self, sequence: LiveSequence) -> list[Watched]:
         """A live sequence has new tokens: score drafts by them and let drafters learn."""
         scores = self._scores.get(sequence.request_id)
-        watched = [] if scores is None else scores.score(sequence.token_ids, self._learners)
+        watched: list[Watched] = []
+        if scores is not None and scores.pending:
+            begin = self._clock()
+            watched = scores.score(sequence.token_ids, self._learners)
+            self._handling.add(self._clock() - begin)
         self._teach(sequence)
         return watched
 
@@ -162,41 +169,53 @@ class DrafterPool:
             contexts[cap] = replace(context_of(sequence, cap), hidden=None)
         return contexts[cap]
 
+    @contextmanager
+    def handling(self) -> Iterator[None]:
+        """What is done within is part of the price of every draft, but for the asking itself."""
+        begin = self._clock()
+        yield
+        self._handling.add(self._clock() - begin)
+
     def price(self, drafter: Drafter, *, batch: int) -> float:
         """Tokens that asking a count-based drafter for one of `batch` sequences costs."""
+        return price_of(seconds=self._draft_seconds(drafter), step_seconds=self.step_seconds, batch=batch)
+
+    def _draft_seconds(self, drafter: Drafter) -> float | None:
+        """Of one draft of a count-based drafter, from the question to the score; None where it never made one."""
         seconds = self._context_seconds.get(drafter.name)
-        return price_of(seconds=seconds, step_seconds=self.step_seconds, batch=batch)
+        return None if seconds is None else seconds + self._handling.seconds_per_draft
 
     def _share_of_look_up(self, *, batch: int) -> float:
         """What asking every count-based drafter for all takes of a step."""
         return sum(
-            share_of_step(seconds=self._context_seconds.get(drafter.name), step_seconds=self.step_seconds, batch=batch)
+            share_of_step(seconds=self._draft_seconds(drafter), step_seconds=self.step_seconds, batch=batch)
             for drafter in self.drafters
             if drafter.type in COUNT_BASED
         )
 
-    def record(self, drafter: Drafter, sequence: LiveSequence) -> Record:
-        """What a count-based drafter's drafts for this sequence came to."""
+    def record(self, slot: str, sequence: LiveSequence) -> Record:
+        """What a count-based drafter's drafts for this sequence came to. `slot`: its name, or that with AHEAD."""
         records = self.scores(sequence).records
-        if drafter.name not in records:
-            records[drafter.name] = Record(overall=self._overall.setdefault(drafter.name, Rate()))
-        return records[drafter.name]
+        if slot not in records:
+            records[slot] = Record(overall=self._overall.setdefault(slot, Rate()))
+        return records[slot]
 
-    def draft_worth_asking(
-        self, drafter: Drafter, sequence: LiveSequence, lengths: range, *, batch: int
-    ) -> WorthAsking:
+    def draft_worth_asking(self, drafter: Drafter, lengths: range, *, fortune: int, batch: int) -> WorthAsking:
         """Of these lengths that at which a costly drafter is expected to gain most, before it is asked.
 
-        Gain: tokens that its draft is expected to add, less those that the batch would emit while it is made.
+        Gain: tokens that its draft is expected to add, less those that the batch would emit while it is made, chosen
+        and scored. `fortune`: bucket of how it fared in the sequence; that is all that the answer depends on there.
         """
-        fortune = self.scores(sequence).fortune(drafter.name).bucket
         probabilities = self._foresight.probabilities(
             drafter.name, most=lengths[-1], fortune=fortune, prior=PRIORS[drafter.type].match
         )
         added = tuple(accumulate(survivals_of(probabilities)))
-        seconds = self._token_seconds.get(drafter.name)
-        price = batch * seconds / self.step_seconds if seconds is not None and self.step_seconds else 0.0
-        gains = {length: added[length - 1] - (1.0 + added[length - 1]) * length * price for length in lengths}
+        seconds, step_seconds = self._token_seconds.get(drafter.name), self.step_seconds
+        per_token, beside = 0.0, 0.0
+        if seconds is not None and step_seconds:
+            per_token = batch * seconds / step_seconds
+            beside = batch * self._handling.seconds_per_draft / step_seconds
+        gains = {n: added[n - 1] - (1.0 + added[n - 1]) * (n * per_token + beside) for n in lengths}
         best = max(gains, key=gains.__getitem__)
         return WorthAsking(draft_tokens=best, gain=gains[best])
 
@@ -236,6 +255,7 @@ class DrafterPool:
         begin = self._clock()
         drafts = self._guarded(drafter, contexts)
         seconds = self._clock() - begin
+        self._handling.count(len(contexts))
         most = max(context.max_draft_tokens for context in contexts)
         per_token = seconds / (most * len(contexts))
         self._token_seconds[drafter.name] = _moved(self._token_seconds.get(drafter.name), per_token)

@@ -92,6 +92,7 @@ class Replay:
         self._caps = caps
         self._batch = batch
         self._step_seconds = step_seconds
+        self._curves: dict[int, list[float]] = {}  # by batch, as far as asked: reading them is no part of drafting
 
     def steps(self, recordings: Iterable[Recording]) -> Iterator[ReplayedStep]:
         """Every decode step of the recordings, which are in order of arrival; the next begins when one has ended."""
@@ -162,7 +163,10 @@ class Replay:
         """Seconds with 0, 1, … `most` drafted rows."""
         if self._step_seconds is None:
             return None
-        return [self._step_seconds(batch, batch + rows) for rows in range(most + 1)]
+        curve = self._curves.setdefault(batch, [])
+        for rows in range(len(curve), most + 1):
+            curve.append(self._step_seconds(batch, batch + rows))
+        return curve[: most + 1]
 
 
 def _take(live: _Live, token_ids: Sequence[int]) -> None:

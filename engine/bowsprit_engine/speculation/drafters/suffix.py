@@ -242,22 +242,43 @@ class _Walk:
         self._voters = voters
         self._ahead = 0  # tokens of the draft since then
         self._longest = max([match for _, _, match in voters], default=0)
-        self._agreed: list[int] = []
-        for said in zip(*[known[index : index + READ_AT_ONCE] for known, index, _ in voters], strict=False):
-            if said.count(said[0]) < len(said):
-                break
-            self._agreed.append(said[0])
+        self._agreed = _agreed(voters)
 
     def _copy_from(self, source: int, match: int) -> None:
         self._own_source = source
         self._own = Said("own", self._text[source], match, 1.0)
 
     def _found(self) -> list[_Voter]:
+        text, owner, own = self._text, self._owner, self._followed.answer
+        places = self._answers.find(owner, text)
+        if not places:
+            return []
+        last, before = text[-1], text[-2] if len(text) > 1 else None
         voters = []
-        for answer, index in self._answers.find(self._owner, self._text):
+        for answer, index in places:
+            known = answer.token_ids
             # Two owners' runs of tokens may share a key.
-            if answer is not self._followed.answer and answer.owner == self._owner and index < len(answer.token_ids):
-                match = match_before(answer.token_ids, index, self._text, most=LONGEST_MATCH)
-                if match > 0:
-                    voters.append((answer.token_ids, index, match))
+            if answer is own or index >= len(known) or answer.owner != owner or known[index - 1] != last:
+                continue
+            is_longer = index > 1 and known[index - 2] == before
+            match = match_before(known, index, text, most=LONGEST_MATCH) if is_longer else 1
+            voters.append((known, index, match))
         return voters
+
+
+def _agreed(voters: Sequence[_Voter]) -> list[int]:
+    """The next tokens that all of them say, as far as they are read at once."""
+    if not voters:
+        return []
+    known, index, _ = voters[0]
+    if len(voters) == 1:
+        return known[index : index + READ_AT_ONCE]
+    first = known[index]
+    if any(known[index] != first for known, index, _ in voters):
+        return []
+    agreed = []
+    for said in zip(*[known[index : index + READ_AT_ONCE] for known, index, _ in voters], strict=False):
+        if said.count(said[0]) < len(said):
+            break
+        agreed.append(said[0])
+    return agreed
