@@ -6,6 +6,7 @@ import pytest
 
 from bowsprit_engine.core.request import Request, SamplingParams, SpeculationParams
 from bowsprit_engine.core.sequence import LiveSequence
+from bowsprit_engine.speculation.asking import SAMPLED_EVERY
 from bowsprit_engine.speculation.drafters.base import Draft
 from bowsprit_engine.speculation.pool import DrafterPool
 from bowsprit_engine.speculation.proposal import Proposal, Turn, turns
@@ -248,6 +249,30 @@ def test_what_the_pool_does_with_a_draft_is_part_of_its_price(monkeypatch):
     assert asked_lengths(monkeypatch, num_right=1, step_seconds=0.5, batch=8) == [1] * 8
     assert asked_lengths(monkeypatch, num_right=1, step_seconds=0.5, batch=8, seconds_to_handle=0.03) == []
     assert len(asked_lengths(monkeypatch, num_right=1, step_seconds=0.5, seconds_to_handle=0.03)) == 1
+
+
+def test_a_head_that_is_not_worth_asking_is_looked_at_at_every_eighth_step_only(monkeypatch):
+    """Weighing it costs what look-up costs; once steps are slow it is asked again."""
+    head = PricedHead(monkeypatch)
+    pool, live = DrafterPool([head], vocab_size=10), [sequence("a"), sequence("b")]
+    weigh, weighed, asked = pool.draft_worth_asking, [], []
+
+    def counted(*args, **kwargs):
+        weighed.append(step)
+        return weigh(*args, **kwargs)
+
+    monkeypatch.setattr(pool, "draft_worth_asking", counted)
+    for step in range(200):
+        pool.note_step(0.001 if step < 150 else 10.0)
+        head.asked.clear()
+        pool.draft(live, [{"head": 4}] * 2)
+        asked.append(bool(head.asked))
+        for one in live:
+            emit(pool, one, 7, 7, 7, 7, 5)
+
+    assert len({step for step in weighed if 50 <= step < 146}) == 96 // SAMPLED_EVERY
+    assert not any(asked[50:150])
+    assert any(asked[150 : 150 + 2 * SAMPLED_EVERY])
 
 
 def test_a_head_that_was_hopeless_is_asked_again_once_probes_come_true(monkeypatch):

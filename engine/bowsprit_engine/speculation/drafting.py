@@ -43,7 +43,8 @@ class PoolReport:
 class Silence:
     """A step in which nobody was asked, since nothing was worth it: so are the next ones of the same sequences.
 
-    What a drafter is worth changes with what becomes of its drafts, and none of these waits for its text.
+    What a drafter is worth changes with what becomes of its drafts, and none of these waits for its text. Step times
+    move a costly one's price: it is looked at again when all look-up is asked, whatever it is worth (asking.py).
     `drafters`: per sequence, who may draft.
     """
 
@@ -120,15 +121,8 @@ class Drafting:
         )
 
     def silence(self, report: PoolReport) -> Silence | None:
-        """After `report`: what lasts, where nobody was asked and nobody but look-up could have been."""
-        costly = {drafter.name for drafter in self._pool.drafters if drafter.type not in COUNT_BASED}
-        if (
-            self._drafts
-            or self._bound
-            or any(self._forced)
-            or any(scores.pending for scores in self._scores)
-            or any(costly.intersection(caps) for caps in self._caps)
-        ):
+        """After `report`: what lasts, where nobody was asked."""
+        if self._drafts or self._bound or any(self._forced) or any(scores.pending for scores in self._scores):
             return None
         drafters = [*map(_who_may, self._caps)]
         return Silence(sequences=[*self._sequences], drafters=drafters, watch=[*self._watch], report=report)
