@@ -54,7 +54,7 @@ def test_a_head_is_not_asked_where_its_price_is_more_than_it_brings():
     dear = right_head(seconds=lambda sequences, tokens: tokens * 10 * STEP)
     cheap = right_head(seconds=lambda sequences, tokens: tokens * 1.0)
     bills = [replayed([recording()], [], head, curve=flat) for head in (dear, cheap)]
-    assert bills[0].acceptance_length < 1.2
+    assert bills[0].acceptance_length < 1.3  # two calls until the price is known
     assert bills[1].acceptance_length > 3
 
 

@@ -131,6 +131,7 @@ async def test_a_refused_candidate_is_offered_again_only_after_a_while(pod: Deli
         (422, {"type": "unusable_artifact", "code": "SelfTestFailed"}, "Broken"),
         (422, {"type": "unusable_artifact", "code": "ChecksumMismatch"}, "Broken"),
         (422, {"type": "unusable_artifact", "code": "Unreadable"}, "Refused"),
+        (422, {"type": "unusable_artifact", "code": "DigestMismatch"}, "Refused"),
         (422, {"type": "invalid_request_error", "code": "invalid_value"}, "Refused"),
         (422, {}, "Refused"),
         (500, {"type": "server_error", "code": "internal_error"}, "Loading"),

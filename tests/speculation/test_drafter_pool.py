@@ -275,6 +275,37 @@ def test_a_head_that_is_not_worth_asking_is_looked_at_at_every_eighth_step_only(
     assert any(asked[150 : 150 + 2 * SAMPLED_EVERY])
 
 
+class SlowOnce(PricedHead):
+    """One call takes five minutes more."""
+
+    def __init__(self, monkeypatch, *, call):
+        super().__init__(monkeypatch)
+        self._calls_before = call
+
+    def propose(self, contexts):
+        if self._calls_before == 0:
+            self.wait(300.0)
+        self._calls_before -= 1
+        return super().propose(contexts)
+
+
+@pytest.mark.parametrize("call", [0, 40])
+def test_one_slow_answer_shuts_no_head_up(monkeypatch, call):
+    """A first call on cold weights, or one that somebody else interrupted."""
+    head = SlowOnce(monkeypatch, call=call)
+    pool, live = DrafterPool([head], vocab_size=10), [sequence("a"), sequence("b")]
+    asked = []
+    for _ in range(80):
+        pool.note_step(1.0)
+        head.asked.clear()
+        pool.draft(live, [{"head": 4}] * 2)
+        asked.append(bool(head.asked))
+        for one in live:
+            emit(pool, one, 7, 7, 7, 7, 5)
+
+    assert all(asked)
+
+
 def test_a_head_that_was_hopeless_is_asked_again_once_probes_come_true(monkeypatch):
     """In answers that are each probed once: what heads got there in the last hundred tokens or so counts for all."""
     head = PricedHead(monkeypatch)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from bowsprit_engine.speculation.drafters.answers import BYTES_PER_TOKEN, NGRAMS, PLACES_KEPT, RecentAnswers
 from bowsprit_engine.speculation.drafters.base import DraftContext, LearningDrafter
-from bowsprit_engine.speculation.drafters.suffix import LEAD, SuffixDrafter
+from bowsprit_engine.speculation.drafters.suffix import LEAD, LEARN_EVERY, SuffixDrafter
 
 TEMPLATE = [900, 901, 902]
 
@@ -166,6 +166,29 @@ def test_tokens_are_found_alike_whether_they_came_one_by_one_or_many_at_once(pie
         found, expected = at_once.find("t", text[:end]), one_by_one.find("t", text[:end])
         assert [place.at for place in found] == [place.at for place in expected]
     assert at_once.num_places == one_by_one.num_places
+
+
+def test_what_nobody_looks_up_is_learned_a_little_at_every_step(monkeypatch):
+    """Or the first question, or an answer's end, would be a pause for every stream: all that was emitted until then."""
+    taken, extend = [], RecentAnswers.extend
+
+    def counted(self, answer, token_ids):
+        taken.append(len(token_ids))
+        extend(self, answer, token_ids)
+
+    monkeypatch.setattr(RecentAnswers, "extend", counted)
+    drafter, most = SuffixDrafter(name="suffix"), 0
+    for length in range(1, 200):
+        taken.clear()
+        for number in range(LEARN_EVERY):
+            text = [*TEMPLATE, *range(1000 * number, 1000 * number + length)]
+            drafter.learn(context(text, request_id=f"{number}"))
+        most = max(most, sum(taken))
+    taken.clear()
+    drafter.forget("0")
+
+    assert most <= 2 * LEARN_EVERY
+    assert sum(taken) <= LEARN_EVERY * LEARN_EVERY
 
 
 def test_no_more_is_forgotten_than_makes_room():

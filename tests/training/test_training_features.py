@@ -34,6 +34,23 @@ def test_a_shared_prefix_is_run_once(runner: LearnableRunner) -> None:
     assert runner.rows_run == 30 + 2 * (1 + 3)
 
 
+def test_what_time_cuts_off_is_the_oldest_whoever_asked_it(
+    runner: LearnableRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two system prompts in turn: neither is left out for its first letter."""
+    monkeypatch.setattr(features, "READ_TOGETHER", 4)
+    requests = [
+        TokenSequence(
+            prompt_token_ids=(1 + number % 2, 3, 4), response_token_ids=(5, 6 + number), arrival=number, tenant=""
+        )
+        for number in range(16)
+    ]
+    done: list[int] = []
+    reader = StateReader(runner, longest=64)
+    found = reader.read(requests, is_late=lambda: len(done) == 8, on_request=done.append)
+    assert [request.arrival for request in found] == list(range(8, 16))
+
+
 def test_a_long_prompt_is_run_in_chunks(runner: LearnableRunner, monkeypatch: pytest.MonkeyPatch) -> None:
     """Chunks give the states of one go."""
     monkeypatch.setattr(features, "PREFILL_ROWS", 7)

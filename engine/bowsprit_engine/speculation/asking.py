@@ -21,6 +21,7 @@ SAMPLED_EVERY = 8  # steps, and twice or four times as many
 SELDOM = 32
 SAMPLING_SHARE = 0.005  # of step time
 HANDLING_KEEP = 0.9  # of a draft's seconds beside its drafter, per step
+MOST_GROWTH = 4.0  # of measured seconds, in one measurement
 MOST_PRICE = 0.1  # tokens: one slow answer shuts nobody up
 
 
@@ -80,8 +81,8 @@ class Handling:
         """The last step's drafts are handled; what it took without any is nobody's price."""
         if self._num_drafts:
             latest = self._seconds / self._num_drafts
-            known = self.seconds_per_draft
-            self.seconds_per_draft = known * HANDLING_KEEP + latest * (1 - HANDLING_KEEP) if known else latest
+            known = self.seconds_per_draft or latest
+            self.seconds_per_draft = known * HANDLING_KEEP + min(latest, MOST_GROWTH * known) * (1 - HANDLING_KEEP)
         self._seconds, self._num_drafts = 0.0, 0
 
 

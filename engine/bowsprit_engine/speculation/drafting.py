@@ -187,10 +187,8 @@ class Drafting:
 
     def _is_due(self, index: int, slot: str, price: float) -> bool:
         """Of a count-based one. `slot`: its name, with AHEAD for what follows another drafter's tokens."""
-        if self._pool.sampling.is_due or index in self._bound:
-            return True
-        record = self._scores[index].records.get(slot)
-        return (record or self._pool.record(slot, self._sequences[index])).worth >= price
+        record = self._scores[index].records.get(slot) or self._pool.record(slot, self._sequences[index])
+        return self._pool.sampling.is_due or index in self._bound or record.worth >= price
 
     def _tokens_worth(self, drafter: Drafter, index: int) -> int:
         """For how many tokens a costly one is asked; 0 where it isn't."""

@@ -131,6 +131,6 @@ class PolicyExecutor:
         draft_tokens = allowed.get(name) or self._max if name in lowered else self._max
         slowdown = self._times.slowdown(batch=batch, rows=batch + draft_tokens, context=context)
         probes.steps_to_probe = interval(slowdown - 1 if slowdown is not None else None)
-        if self._types[name] in COUNT_BASED and name not in lowered:
-            probes.steps_to_probe *= SCORED_ANYWAY
+        if name not in lowered and all(self._types[candidate] in COUNT_BASED for candidate in candidates):
+            probes.steps_to_probe *= SCORED_ANYWAY  # not where a costly drafter waits for its turn: it has no other way
         return {name: draft_tokens}

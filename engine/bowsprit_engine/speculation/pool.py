@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from itertools import accumulate, repeat
 
 from bowsprit_engine.core.sequence import LiveSequence
-from bowsprit_engine.speculation.asking import Handling, Record, Sampling, price_of, share_of_step
+from bowsprit_engine.speculation.asking import MOST_GROWTH, Handling, Record, Sampling, price_of, share_of_step
 from bowsprit_engine.speculation.confidence import (
     Calibrator,
     Foresight,
@@ -72,6 +72,7 @@ class DrafterPool:
         self._overall: dict[str, Rate] = {}  # matched tokens per draft, by count-based drafter's slot
         self._token_seconds: dict[str, float] = {}
         self._context_seconds: dict[str, float] = {}
+        self._called: set[str] = set()
         self._quiet_step_seconds: float | None = None
         self._contended_step_seconds: float | None = None
 
@@ -152,6 +153,7 @@ class DrafterPool:
         self._foresight.forget(name)
         self._token_seconds.pop(name, None)
         self._context_seconds.pop(name, None)
+        self._called.discard(name)
         for scores in self._scores.values():
             scores.pending.pop(name, None)
             scores.pending.pop(name + AHEAD, None)
@@ -256,11 +258,13 @@ class DrafterPool:
         drafts = self._guarded(drafter, contexts)
         seconds = self._clock() - begin
         self._handling.count(len(contexts))
-        most = max(context.max_draft_tokens for context in contexts)
-        per_token = seconds / (most * len(contexts))
-        self._token_seconds[drafter.name] = _moved(self._token_seconds.get(drafter.name), per_token)
-        per_context = seconds / len(contexts)
-        self._context_seconds[drafter.name] = _moved(self._context_seconds.get(drafter.name), per_context)
+        if drafter.name in self._called:
+            most = max(context.max_draft_tokens for context in contexts)
+            per_token = seconds / (most * len(contexts))
+            self._token_seconds[drafter.name] = _moved_price(self._token_seconds.get(drafter.name), per_token)
+            per_context = seconds / len(contexts)
+            self._context_seconds[drafter.name] = _moved_price(self._context_seconds.get(drafter.name), per_context)
+        self._called.add(drafter.name)  # a first call may touch cold weights: it says nothing of the next
         return [_cut(draft, context.max_draft_tokens) for context, draft in zip(contexts, drafts, strict=True)], seconds
 
     def _guarded(self, drafter: Drafter, contexts: Sequence[DraftContext]) -> Sequence[Draft]:
@@ -306,3 +310,8 @@ def _break(drafter: Drafter, reason: str) -> None:
 
 def _moved(old: float | None, new: float) -> float:
     return new if old is None else old * SECONDS_KEEP + new * (1 - SECONDS_KEEP)
+
+
+def _moved_price(old: float | None, new: float) -> float:
+    """One slow answer shuts nobody up: it counts as a few times what was known at most."""
+    return _moved(old, new if old is None else min(new, MOST_GROWTH * old))

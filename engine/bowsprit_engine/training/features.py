@@ -5,7 +5,7 @@ Decides in which order requests run and what is left out when time runs short. R
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -19,6 +19,7 @@ from bowsprit_engine.training.artifact import SelfTest
 from bowsprit_engine.training.data import RequestFeatures, Split, TokenSequence
 from bowsprit_engine.training.deadline import FEATURES_UNTIL, TRAINING_UNTIL, Deadline
 
+READ_TOGETHER = 64  # requests: enough to share prompts, few enough that what time cuts off is the oldest
 PREFILL_ROWS = 256  # rows of one forward: enough to fill a GEMM, little enough to stay in cache
 MAX_TRAIN_TOKENS = 100_000  # emitted tokens of the newest requests
 SELFTEST_ROWS = 128
@@ -119,11 +120,11 @@ class StateReader:
     ) -> list[RequestFeatures]:
         """In the order given; stops early, with what it has, once `is_late()`. `dtype`: of the states that are kept.
 
-        Requests run in the order of their prompts: what a request shares with the one before (the system prompt, the
-        template) is already in the cache at the right positions and isn't run again.
+        The newest run first, READ_TOGETHER at a time in the order of their prompts: what a request shares with the one
+        before (the system prompt, the template) is already in the cache at the right positions and isn't run again.
         """
         features: dict[int, RequestFeatures] = {}
-        for index in sorted(range(len(requests)), key=lambda index: requests[index].prompt_token_ids):
+        for index in _order(requests):
             if is_late():
                 break
             features[index] = self._read_one(requests[index], dtype)
@@ -156,3 +157,11 @@ class StateReader:
             logit_rows=torch.empty(0, dtype=torch.int64),
         )
         return self._runner.forward(batch).hidden
+
+
+def _order(requests: Sequence[TokenSequence]) -> Iterator[int]:
+    newest_first = sorted(range(len(requests)), key=lambda index: requests[index].arrival, reverse=True)
+    for begin in range(0, len(requests), READ_TOGETHER):
+        yield from sorted(
+            newest_first[begin : begin + READ_TOGETHER], key=lambda index: requests[index].prompt_token_ids
+        )

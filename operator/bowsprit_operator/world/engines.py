@@ -20,7 +20,7 @@ from bowsprit_policy import wire
 
 _Answer = TypeVar("_Answer", bound=BaseModel)
 
-_NOT_THE_ARTIFACTS_FAULT = frozenset({"Unreadable", "ShadowLost"})
+_NOT_THE_ARTIFACTS_FAULT = frozenset({"Unreadable", "ShadowLost", "DigestMismatch"})
 _QUOTED_CHARACTERS = 300  # of a pod's own error text, in our messages
 
 
@@ -162,7 +162,7 @@ def _failure(response: httpx.Response) -> CallFailure:
 
 
 def _is_unusable_artifact(response: httpx.Response) -> bool:
-    """Broken itself, wherever it lies; not one that this pod can't read."""
+    """Broken itself, wherever it lies; not one that this pod can't read, or of another model than this pod's."""
     try:
         error = response.json()["error"]
         return error["type"] == "unusable_artifact" and error["code"] not in _NOT_THE_ARTIFACTS_FAULT

@@ -30,6 +30,7 @@ Source = Literal["own", "answers"]
 Others = Literal["silent", "same", "different"]  # what the other source said of the same place
 
 KEPT_TOKENS = 100_000  # of recent answers, all tenants together
+LEARN_EVERY = 16  # tokens of a sequence, if nobody looks before: learning them together costs less each
 LEAD = 8  # tokens of the prompt before an answer, so that its beginning is found too: the template's, mostly
 SHORTEST_MATCH = 1  # token: the votes and the record of such cases say how little it is worth
 LONGEST_MATCH = 32  # tokens, as far as they are compared
@@ -66,12 +67,14 @@ class Followed:
     """What is kept of one sequence. `awaited`: its drafted tokens from index `start` on, until they are judged.
 
     `token_ids`: the live text, of which the answer holds the first `num_learned` (but for the prompt's beginning).
+    `phase`: at which of LEARN_EVERY lengths it is taken in, so that a batch's texts aren't all at the same step.
     """
 
     own: OwnContext
     answer: Answer
     token_ids: Sequence[int]
     num_learned: int
+    phase: int
     start: int = 0
     awaited: list[Awaited] = field(default_factory=list)
 
@@ -103,7 +106,12 @@ class SuffixDrafter:
         if followed.awaited:
             self._judge(followed, context.token_ids)
         followed.token_ids = context.token_ids
-        self._unlearned[context.request_id] = followed
+        num_unlearned = len(context.token_ids) - followed.num_learned
+        if num_unlearned >= 2 * LEARN_EVERY or (len(context.token_ids) + followed.phase) % LEARN_EVERY == 0:
+            self._take_in(followed)
+            self._unlearned.pop(context.request_id, None)
+        else:
+            self._unlearned[context.request_id] = followed
 
     def forget(self, request_id: str) -> None:
         """The sequence ended; its answer stays."""
@@ -113,9 +121,12 @@ class SuffixDrafter:
     def _catch_up(self) -> None:
         """Many tokens at once cost less each, and nobody looks in between."""
         for followed in self._unlearned.values():
-            self._answers.extend(followed.answer, followed.token_ids[followed.num_learned :])
-            followed.num_learned = len(followed.token_ids)
+            self._take_in(followed)
         self._unlearned.clear()
+
+    def _take_in(self, followed: Followed) -> None:
+        self._answers.extend(followed.answer, followed.token_ids[followed.num_learned :])
+        followed.num_learned = len(followed.token_ids)
 
     def _follow(self, context: DraftContext) -> Followed:
         followed = self._followed.get(context.request_id)
@@ -123,7 +134,8 @@ class SuffixDrafter:
             answer = self._answers.begin(self._owner(context))
             begin = max(0, context.num_prompt_tokens - LEAD)
             own = OwnContext(len(context.token_ids), shortest=SHORTEST_MATCH)
-            followed = Followed(own=own, answer=answer, token_ids=context.token_ids, num_learned=begin)
+            phase = len(self._followed) % LEARN_EVERY
+            followed = Followed(own=own, answer=answer, token_ids=context.token_ids, num_learned=begin, phase=phase)
             self._followed[context.request_id] = followed
         return followed
 
