@@ -32,8 +32,6 @@ from bowsprit_operator.world.events import Events
 from bowsprit_policy import learning
 from bowsprit_policy.decision import Decision, TableReason
 
-FIELD_MANAGER = "bowsprit-learning-loop"
-
 logger = logging.getLogger(__name__)
 decision_log = logging.getLogger("bowsprit.decisions")
 
@@ -144,7 +142,7 @@ class LearningLoop:
                 status = verdict.promoted(
                     revision, reason=choice.reason, message=choice.message, now=verdict.moment(now)
                 )
-                await self._cluster.apply_status(revision, status, manager=FIELD_MANAGER)
+                await self._cluster.apply_status(revision, status, manager=names.LEARNING_LOOP)
 
     async def _write_speculators(
         self,
@@ -168,7 +166,7 @@ class LearningLoop:
         await self._cluster.apply(
             DRAFT_POLICY,
             {"metadata": metadata, "spec": wanted},
-            manager=FIELD_MANAGER,
+            manager=names.LEARNING_LOOP,
             resource_version=version,
         )
 
@@ -215,7 +213,7 @@ class LearningLoop:
             manifest = runs.manifest(
                 learned.model, name=name, drafter=settings.drafter, start=step.start, message=step.message
             )
-            await self._cluster.create(SPECULATOR_TRAINING, manifest, manager=FIELD_MANAGER)
+            await self._cluster.create(SPECULATOR_TRAINING, manifest, manager=names.LEARNING_LOOP)
             self._record(learned.key, step.decisions)
         # Only now: a start that couldn't be written is decided again.
         self._states[learned.key] = step.state

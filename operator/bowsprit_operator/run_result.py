@@ -20,6 +20,7 @@ from bowsprit_operator.resources.conditions import (
     merge,
 )
 from bowsprit_operator.resources.kinds import SPECULATOR_REVISION
+from bowsprit_operator.resources.names import LEARNING_LOOP
 from bowsprit_operator.resources.speculative_model import SpeculativeModel
 from bowsprit_operator.resources.speculator_revision import RevisionStage, SpeculatorRevision
 from bowsprit_operator.resources.speculator_training import RunProgress, SpeculatorTraining, TrainingOutcome
@@ -29,8 +30,6 @@ from bowsprit_policy.decision import Decision
 from bowsprit_policy.gate import GateInputs
 from bowsprit_policy.observation import PromotionMode
 from bowsprit_policy.wire import TrainingPhase, TrainingResult
-
-FIELD_MANAGER = "bowsprit-learning-loop"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +58,7 @@ async def conclude(
     stored = await _keep(cluster, verdict.revision_of(run.training, result, name=name, number=number))
     if not conditions.is_true(stored.status.conditions, RevisionCondition.EVALUATED):
         judged = verdict.judged(stored, judgement, after, moment)
-        await cluster.apply_status(stored, judged, manager=FIELD_MANAGER)
+        await cluster.apply_status(stored, judged, manager=LEARNING_LOOP)
     ended = verdict.outcome_of(judgement, after)
     status = run.training.status.model_copy(
         update={
@@ -73,7 +72,7 @@ async def conclude(
             "progress": RunProgress(phase=TrainingPhase.DONE),
         }
     )
-    await cluster.apply_status(run.training, status, manager=FIELD_MANAGER)
+    await cluster.apply_status(run.training, status, manager=LEARNING_LOOP)
     if ended is not TrainingOutcome.REJECTED:
         return ()
     incumbent = None if run.incumbent is None else run.incumbent.name
@@ -92,7 +91,7 @@ async def follow(
         stage = stages.get(training.status.revision or "")
         if training.status.outcome is TrainingOutcome.EVALUATED and stage in _OUTCOMES:
             status = training.status.model_copy(update={"outcome": _OUTCOMES[stage]})
-            await cluster.apply_status(training, status, manager=FIELD_MANAGER)
+            await cluster.apply_status(training, status, manager=LEARNING_LOOP)
 
 
 def conditions_of_run(run: Run, *, complete: bool, failed: bool, reason: str, message: str) -> tuple[Condition, ...]:
@@ -125,7 +124,7 @@ async def _keep(cluster: Cluster, revision: SpeculatorRevision) -> SpeculatorRev
         "spec": revision.spec.manifest(),
     }
     try:
-        created = await cluster.create(SPECULATOR_REVISION, manifest, manager=FIELD_MANAGER)
+        created = await cluster.create(SPECULATOR_REVISION, manifest, manager=LEARNING_LOOP)
     except ConflictError:
         existing = await cluster.read(SpeculatorRevision, revision.namespace, revision.name)
         if existing is None:

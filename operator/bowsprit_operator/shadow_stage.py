@@ -13,6 +13,7 @@ from datetime import datetime
 from bowsprit_operator.learning import shadowing, verdict
 from bowsprit_operator.learning.desired import Choice
 from bowsprit_operator.resources.draft_policy import DesiredSpeculator, DraftPolicy
+from bowsprit_operator.resources.names import LEARNING_LOOP
 from bowsprit_operator.resources.speculative_model import SpeculativeModel
 from bowsprit_operator.resources.speculator_revision import (
     RevisionStage,
@@ -25,8 +26,6 @@ from bowsprit_policy.decision import Decision
 from bowsprit_policy.gate import Verdict
 from bowsprit_policy.observation import Observation
 from bowsprit_policy.promotion import PromotionReason
-
-FIELD_MANAGER = "bowsprit-learning-loop"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,16 +49,15 @@ async def judge(
     if policy is None or observation is None:
         return Judged(revisions=revisions)
     known = {revision.name: revision for revision in revisions}
-    decisions = []
+    decisions, limit_seconds = [], model.spec.promotion.shadow.total_seconds()
     for candidate in policy.spec.candidates:
         stored = known.get(candidate.revision)
-        given = None
-        if stored is not None:
-            limit = model.spec.promotion.shadow.total_seconds()
-            given = shadowing.inputs(
-                candidate, stored, policy=policy, observation=observation, limit_seconds=limit, now=now
-            )
-        if stored is None or given is None:
+        if stored is None:
+            continue
+        given = shadowing.inputs(
+            candidate, stored, policy=policy, observation=observation, limit_seconds=limit_seconds, now=now
+        )
+        if given is None:
             continue
         judgement = shadow.decide(given)
         status = shadowing.judged(stored, given, judgement, now=verdict.moment(now))
@@ -111,5 +109,5 @@ def _stopped(revision: SpeculatorRevision, choices: Mapping[str, Choice], *, now
 async def _write(
     cluster: Cluster, revision: SpeculatorRevision, status: SpeculatorRevisionStatus
 ) -> SpeculatorRevision:
-    await cluster.apply_status(revision, status, manager=FIELD_MANAGER)
+    await cluster.apply_status(revision, status, manager=LEARNING_LOOP)
     return revision.model_copy(update={"status": status})

@@ -22,7 +22,7 @@ from bowsprit_operator.resources.speculator_training import (
     TrainingOutcome,
 )
 from bowsprit_operator.resources.workloads import Job, Pod
-from bowsprit_operator.run_result import FIELD_MANAGER, Run, conditions_of_run
+from bowsprit_operator.run_result import Run, conditions_of_run
 from bowsprit_operator.serving import deployment
 from bowsprit_operator.serving.platform import Platform
 from bowsprit_operator.settings import OperatorSettings
@@ -131,7 +131,7 @@ class TrainingRuns:
             threads=self._settings.training_threads,
         )
         try:
-            await self._cluster.create(JOB, job.build(plan, self._platform), manager=FIELD_MANAGER)
+            await self._cluster.create(JOB, job.build(plan, self._platform), manager=names.LEARNING_LOOP)
         except ConflictError:
             return  # it is there already: the next tick sees whose it is
         except RefusedError as error:
@@ -184,4 +184,4 @@ class TrainingRuns:
         return await run_result.conclude(self._cluster, run, result, name=revision, number=number)
 
     async def _write(self, run: Run, status: SpeculatorTrainingStatus) -> None:
-        await self._cluster.apply_status(run.training, status, manager=FIELD_MANAGER)
+        await self._cluster.apply_status(run.training, status, manager=names.LEARNING_LOOP)

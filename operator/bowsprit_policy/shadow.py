@@ -105,6 +105,11 @@ class ShadowFigures:
         spread = n + _TIGHTEST_AT
         return math.sqrt(variance * spread * math.log(spread / (_TIGHTEST_AT * ERROR_SHARE**2))) / n
 
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Around `difference`."""
+        return self.difference - self.radius, self.difference + self.radius
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShadowJudgement:
@@ -199,7 +204,7 @@ def _words(figures: ShadowFigures, inputs: ShadowInputs) -> str:
         if inputs.incumbent is not None:
             against = f"{figures.incumbent_matched / figures.places:.2f} by {inputs.incumbent}"
         said = f"{figures.candidate_matched / figures.places:.2f} tokens matched per place, {against}"
-        low, high = figures.difference - figures.radius, figures.difference + figures.radius
+        low, high = figures.interval
         said += f", difference {figures.difference:+.2f} [{low:+.2f}, {high:+.2f}] at {where}"
     unable = _unable(inputs)
     return f"{said}; not scored by {unable}" if unable else said

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import httpx
 import pytest
 
 from bowsprit_engine.core.engine import Engine
 from bowsprit_engine.core.request import Request, SamplingParams, SpeculationParams, StepOutput
-from bowsprit_engine.core.settings import EngineSettings
 from bowsprit_operator.delivery import Delivery
 from bowsprit_operator.fleet import Fleet
 from bowsprit_operator.resources.draft_policy import DesiredSpeculator, DraftPolicySpec, PodAcknowledgement
@@ -19,8 +19,8 @@ from bowsprit_operator.world.engines import Engines, PodAddress
 from bowsprit_policy import shadow
 from bowsprit_policy.gate import Verdict
 from bowsprit_policy.shadow import PodShadow, ShadowInputs, ShadowJudgement
-from fakes import FakeRunner
 from server.running_server import Serve
+from server.shadowing_engine import shadowing_engine
 from speculation.revised_head import RevisedHead, Weights, guessing, replaying
 
 PROMPT = (5, 6, 7)
@@ -94,26 +94,11 @@ class Pod:
 
 
 @pytest.fixture
-async def pod(serve: Serve, monkeypatch: pytest.MonkeyPatch, tmp_path: object) -> AsyncIterator[Pod]:
+async def pod(serve: Serve, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> AsyncIterator[Pod]:
     """Its shadow drafts whenever it can. Revision `right` says what this engine answers, `one` and `two` anything."""
-    monkeypatch.setattr("bowsprit_engine.speculation.shadow.SHARE", 1e9)
-    monkeypatch.setenv("BOWSPRIT_CACHE_DIR", str(tmp_path))
     files: dict[str, Weights] = {"one": guessing(1), "two": guessing(2)}
     head = RevisedHead(files)
-    engine = Engine(
-        runner=FakeRunner(),
-        settings=EngineSettings(
-            model_name="scripted",
-            model_digest="digest",
-            max_batch_size=2,
-            max_model_len=512,
-            kv_blocks=64,
-            draft_tokens_max=4,
-            prefill_chunk=16,
-            speculation_mode=2,
-        ),
-        drafters=[head],
-    )
+    engine = shadowing_engine([head], max_model_len=512, monkeypatch=monkeypatch, cache=tmp_path)
     running = await serve(engine)
     await asyncio.to_thread(engine.wait_ready, 60)
     port = httpx.URL(running.control.base_url).port

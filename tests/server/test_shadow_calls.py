@@ -8,13 +8,11 @@ from typing import Any
 
 import pytest
 
-from bowsprit_engine.core.engine import Engine
 from bowsprit_engine.core.request import Request, SamplingParams, SpeculationParams
-from bowsprit_engine.core.settings import EngineSettings
 from bowsprit_engine.speculation.drafters.ngram import NGramDrafter
 from bowsprit_policy.wire import DrafterStats, EngineStats
-from fakes import FakeRunner
 from server.running_server import RunningServer, Serve
+from server.shadowing_engine import shadowing_engine
 from speculation.revised_head import RevisedHead, guessing, raising
 
 SHA256 = "a" * 64
@@ -23,25 +21,11 @@ SHA256 = "a" * 64
 @pytest.fixture
 async def server(serve: Serve, monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> RunningServer:
     """With a head, a look-up drafter, and a shadow that drafts whenever it can."""
-    monkeypatch.setattr("bowsprit_engine.speculation.shadow.SHARE", 1e9)
-    monkeypatch.setenv("BOWSPRIT_CACHE_DIR", str(tmp_path))
-    engine = Engine(
-        runner=FakeRunner(),
-        settings=EngineSettings(
-            model_name="scripted",
-            model_digest="digest",
-            max_batch_size=2,
-            max_model_len=256,
-            kv_blocks=64,
-            draft_tokens_max=4,
-            prefill_chunk=16,
-            speculation_mode=2,
-        ),
-        drafters=[
-            RevisedHead({"one": guessing(1), "two": guessing(2), "raising": raising}),
-            NGramDrafter(name="ngram"),
-        ],
-    )
+    drafters = [
+        RevisedHead({"one": guessing(1), "two": guessing(2), "raising": raising}),
+        NGramDrafter(name="ngram"),
+    ]
+    engine = shadowing_engine(drafters, max_model_len=256, monkeypatch=monkeypatch, cache=tmp_path)
     running: RunningServer = await serve(engine)
     assert engine.wait_ready(60)
     return running

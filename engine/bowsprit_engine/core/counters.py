@@ -113,9 +113,8 @@ class Counters:
                 _add(counts.extendable, turn.begin, turn.limit, times=times)
                 _add(counts.reached, turn.begin, min(turn.limit, turn.num_judged), times=times)
                 if turn.end > turn.begin:
-                    num_accepted = min(turn.end, max(turn.begin, turn.num_accepted)) - turn.begin
-                    counts.drafted_tokens += (turn.end - turn.begin) * times
-                    counts.accepted_tokens += num_accepted * times
+                    counts.drafted_tokens += turn.num_drafted * times
+                    counts.accepted_tokens += turn.num_drafted_accepted * times
                     _add(counts.drafted, turn.begin, turn.end, times=times)
                     _add(counts.matched, turn.begin, min(turn.end, turn.num_accepted), times=times)
 

@@ -95,5 +95,4 @@ class StepAccount:
 
 
 def _outcome(turn: Turn) -> Outcome:
-    num_accepted = min(turn.end, max(turn.begin, turn.num_accepted)) - turn.begin
-    return Outcome(drafter=turn.drafter, num_drafted=turn.end - turn.begin, num_accepted=num_accepted)
+    return Outcome(drafter=turn.drafter, num_drafted=turn.num_drafted, num_accepted=turn.num_drafted_accepted)

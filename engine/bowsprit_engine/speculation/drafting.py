@@ -179,7 +179,7 @@ class Drafting:
         for index, draft in zip(held, drafts, strict=True):
             sequence = self._sequences[index]
             candidate = self._pool.candidate(drafter, drafter.name, draft, others=(), sequence=sequence)
-            self._pool.scores(sequence).keep(drafter.name, _pending(candidate, sequence, is_watched=True))
+            self._scores[index].keep(drafter.name, _pending(candidate, sequence, is_watched=True))
 
     def _is_watchable(self, drafter: Drafter, index: int, price: float) -> bool:
         """Of a count-based one that is held at 0: no earlier draft of it waits for the text."""
@@ -226,7 +226,7 @@ class Drafting:
                     drafter, drafter.name, draft, others=others, sequence=sequence, first=len(first)
                 )
                 whole = replace(candidate, token_ids=first + candidate.token_ids) if first else candidate
-                self._pool.scores(sequence).keep(drafter.name, _pending(whole, sequence, skipped=len(first)))
+                self._scores[index].keep(drafter.name, _pending(whole, sequence, skipped=len(first)))
                 best = self._best.get(index)
                 if best is None or candidate.gain > best.gain:
                     self._best[index] = candidate
@@ -240,7 +240,7 @@ class Drafting:
         if not first:
             return proposal
         candidate, sequence = self._pool.forced_candidate(first), self._sequences[index]
-        self._pool.scores(sequence).keep(NOBODY, _pending(candidate, sequence))
+        self._scores[index].keep(NOBODY, _pending(candidate, sequence))
         survivals = candidate.survivals
         return Proposal(
             token_ids=first + proposal.token_ids,

@@ -60,6 +60,16 @@ class Turn(NamedTuple):
     num_judged: int
     num_accepted: int
 
+    @property
+    def num_drafted(self) -> int:
+        """Of its own tokens."""
+        return self.end - self.begin
+
+    @property
+    def num_drafted_accepted(self) -> int:
+        """Of its own tokens, those that matched."""
+        return min(self.end, max(self.begin, self.num_accepted)) - self.begin
+
 
 def turns(
     proposal: Proposal, *, asked: Sequence[str], caps: Mapping[str, int], num_accepted: int, num_emitted: int

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from bowsprit_operator.resources import conditions, names
 from bowsprit_operator.resources.conditions import ConditionStatus, RevisionCondition
-from bowsprit_operator.resources.draft_policy import DesiredSpeculator, DraftPolicySpec
+from bowsprit_operator.resources.draft_policy import DesiredSpeculator, DraftPolicySpec, of_drafter
 from bowsprit_operator.resources.speculative_model import DrafterEntry, SpeculativeModel
 from bowsprit_operator.resources.speculator_revision import SpeculatorRevision
 from bowsprit_policy import promotion
@@ -55,8 +55,8 @@ def _choice(
     now: float,
 ) -> Choice:
     own = {revision.name: revision for revision in revisions if _is_for(revision, model, drafter)}
-    before = _entry(() if stored is None else stored.speculators, drafter.name)
-    shadow = _entry(() if stored is None else stored.candidates, drafter.name)
+    before = of_drafter(() if stored is None else stored.speculators, drafter.name)
+    shadow = of_drafter(() if stored is None else stored.candidates, drafter.name)
     inputs = promotion.PromotionInputs(
         serving=None if before is None else before.revision,
         candidate=None if shadow is None else shadow.revision,
@@ -76,10 +76,6 @@ def _choice(
         message=outcome.message,
         decision=step.decision,
     )
-
-
-def _entry(entries: tuple[DesiredSpeculator, ...], drafter: str) -> DesiredSpeculator | None:
-    return next((entry for entry in entries if entry.drafter == drafter), None)
 
 
 def _is_for(revision: SpeculatorRevision, model: SpeculativeModel, drafter: DrafterEntry) -> bool:

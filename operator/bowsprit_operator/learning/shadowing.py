@@ -10,7 +10,7 @@ from datetime import datetime
 
 from bowsprit_operator.learning import verdict
 from bowsprit_operator.resources.conditions import RevisionCondition
-from bowsprit_operator.resources.draft_policy import DesiredSpeculator, DraftPolicy, PodAcknowledgement
+from bowsprit_operator.resources.draft_policy import DesiredSpeculator, DraftPolicy, PodAcknowledgement, of_drafter
 from bowsprit_operator.resources.speculator_revision import (
     Difference,
     RevisionStage,
@@ -38,7 +38,7 @@ def inputs(
     progress = stored.status.shadow
     if progress is None or stored.status.stage is not RevisionStage.SHADOW:
         return None
-    serving = next((entry for entry in policy.spec.speculators if entry.drafter == candidate.drafter), None)
+    serving = of_drafter(policy.spec.speculators, candidate.drafter)
     scores = _scores(observation, candidate.drafter)
     return ShadowInputs(
         candidate=candidate.revision,
@@ -97,13 +97,13 @@ def _progress(before: ShadowProgress, given: ShadowInputs, judgement: ShadowJudg
     told = before.model_copy(update={"incumbent": given.incumbent, "pods": figures.pods, "places": figures.places})
     if figures.places == 0:
         return told
-    difference, radius = figures.difference, figures.radius
+    low, high = figures.interval
     incumbent = None if given.incumbent is None else figures.incumbent_matched / figures.places
     return told.model_copy(
         update={
             "candidate_matched": figures.candidate_matched / figures.places,
             "incumbent_matched": incumbent,
-            "difference": Difference(mean=difference, low=difference - radius, high=difference + radius),
+            "difference": Difference(mean=figures.difference, low=low, high=high),
         }
     )
 

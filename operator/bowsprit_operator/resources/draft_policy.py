@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import ClassVar
 
 from bowsprit_operator.resources.base import Resource, ResourceValue
@@ -17,6 +18,11 @@ class DesiredSpeculator(ResourceValue):
     revision: str
     uri: str
     sha256: Sha256
+
+
+def of_drafter(entries: Iterable[DesiredSpeculator], drafter: str) -> DesiredSpeculator | None:
+    """One drafter's entry; None where it has none."""
+    return next((entry for entry in entries if entry.drafter == drafter), None)
 
 
 class DraftPolicySpec(ResourceValue):

@@ -9,6 +9,7 @@ CONTROL_PORT = 8001
 SERVING_PORT = 8000
 CLAIMS_FOLDER = "/claims"
 JWKS_KEY = "jwks.json"
+LEARNING_LOOP = "bowsprit-learning-loop"  # field manager of all that learning writes
 
 
 def deployment(model_name: str) -> str:
