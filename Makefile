@@ -97,6 +97,6 @@ clean: cluster-down ## Remove the cluster, the caches outside the checkout, and 
 	$(UV) pip install --python $(PYTHON) --no-deps --no-build-isolation --editable .
 	@touch $@
 
-.venv/.native: .venv/.installed $(wildcard $(NATIVE)/*.py $(NATIVE)/*.cpp $(NATIVE)/*.hpp)
+.venv/.native: .venv/.installed $(wildcard $(NATIVE)/*.py $(foreach folder,$(NATIVE) $(NATIVE)/lookup,$(folder)/*.cpp $(folder)/*.hpp))
 	$(PYTHON) -m bowsprit_engine.native.build
 	@touch $@

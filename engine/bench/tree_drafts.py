@@ -23,7 +23,7 @@ from rich.table import Table
 from bench.drafter_tournament import Curve, card, profiled
 from bench.next_token_counts import Followers, Lookup
 from bench.recorded_answers import STREAMS, Answer, read
-from bowsprit_engine.speculation.drafters.suffix import LEAD
+from bowsprit_engine.speculation.drafters.suffix_in_python import LEAD
 from bowsprit_engine.speculation.windows import windows
 
 DEEPEST = 16

@@ -12,6 +12,7 @@ from bowsprit_engine.kernels.native import find_libraries, load
 from bowsprit_engine.native import build as native_build
 from bowsprit_engine.native.variants import (
     COMMON_FLAGS,
+    LOOKUP,
     VARIANTS,
     Variant,
     build_dir,
@@ -25,6 +26,7 @@ AVX2 = frozenset({"avx2", "fma", "bmi2"})
 AVX512 = AVX2 | {"avx512f", "avx512bw", "avx512vl", "avx512dq"}
 AVX512_BF16 = AVX512 | {"avx512_bf16"}
 AMX = AVX512_BF16 | {"amx_tile", "amx_bf16"}
+UNKNOWN = Variant(name="avx2", flags=("-mno-such-thing",), cpu_features=AVX2, activations="float32")
 
 
 @pytest.mark.parametrize(
@@ -148,8 +150,9 @@ def test_a_build_is_named_by_its_sources_and_flags(tmp_path):
     (tmp_path / "b.hpp").write_text("")
     names.append(content_hash(folder=tmp_path))
     names.append(content_hash(VARIANTS[:1], tmp_path))
+    names.append(content_hash((LOOKUP,), tmp_path))
 
-    assert len(set(names)) == 4
+    assert len(set(names)) == 5
 
 
 def test_products_are_never_fused_behind_the_kernels_back():
@@ -185,6 +188,24 @@ def test_a_folder_that_cannot_be_written_is_named_with_a_remedy(monkeypatch, tmp
         assert part in line
 
 
+def test_what_cannot_be_built_holds_up_nothing_else(monkeypatch, tmp_path, capsys):
+    """Kernels that this compiler can't make are no reason to look up in Python, and not the other way round."""
+    monkeypatch.setenv("BOWSPRIT_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(native_build, "VARIANTS", (UNKNOWN,))
+    monkeypatch.setattr(native_build.platform, "machine", lambda: "x86_64")
+
+    assert native_build.main([]) == 1
+    printed = capsys.readouterr()
+    assert str(build_dir((LOOKUP,)) / LOOKUP.file_name) in printed.out
+    assert "no-such-thing" in printed.err
+
+
+def test_kernels_are_built_where_there_are_any():
+    """They are of x86's vectors; look-up is for whatever compiles it."""
+    assert native_build.wanted("x86_64") == ((LOOKUP,), VARIANTS)
+    assert native_build.wanted("aarch64") == ((LOOKUP,),)
+
+
 def test_two_builders_never_write_the_same_file(monkeypatch, tmp_path):
     """Processes of two containers that share a cache may have the same pid."""
     written = []
@@ -206,10 +227,8 @@ def test_two_builders_never_write_the_same_file(monkeypatch, tmp_path):
 
 def test_a_failed_compilation_keeps_the_compilers_words(monkeypatch, tmp_path):
     """And leaves no file behind."""
-    variant = Variant(name="avx2", flags=("-mno-such-thing",), cpu_features=AVX2, activations="float32")
-
     with pytest.raises(WorldError, match="no-such-thing"):
-        native_build.build(tmp_path, [variant])
+        native_build.build(tmp_path, [UNKNOWN])
     assert list(tmp_path.iterdir()) == []
 
 
@@ -230,7 +249,15 @@ def test_every_variant_compiles_and_loads_and_says_its_name():
 
 def test_a_library_shares_no_symbol_with_others():
     """Unique symbols are one for the whole process, and an open library would use another's libstdc++."""
-    library = next(path for folder in search_path() if (path := folder / "libbowsprit_avx2.so").is_file())
+    libraries = [
+        next(path for folder in search_path(of) if (path := folder / of[-1].file_name).is_file())
+        for of in (VARIANTS, (LOOKUP,))
+    ]
+    for library in libraries:
+        check_symbols(library)
+
+
+def check_symbols(library):
     names = subprocess.run(["nm", "-D", "--defined-only", library], capture_output=True, text=True, check=True).stdout
     tags = subprocess.run(["readelf", "-d", library], capture_output=True, text=True, check=True).stdout
     kinds = {line.split()[-2] for line in names.splitlines()}

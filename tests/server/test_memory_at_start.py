@@ -8,8 +8,7 @@ from bowsprit_engine.model_settings import ModelSettings
 from bowsprit_engine.models.memory import largest_head_bytes
 from bowsprit_engine.server import assembly
 from bowsprit_engine.server.inspection import print_model
-from bowsprit_engine.speculation.drafters.answers import BYTES_PER_TOKEN
-from bowsprit_engine.speculation.drafters.suffix import KEPT_TOKENS
+from bowsprit_engine.speculation.drafters import suffix
 from tiny_models import tiny_config, tiny_llama
 
 
@@ -47,7 +46,7 @@ def test_a_model_that_cannot_fit_is_refused_before_a_weight_is_read(tmp_path, li
     [
         ([], {}),
         (["ngram=NGram"], {}),
-        (["suffix=Suffix"], {"drafter suffix": KEPT_TOKENS * BYTES_PER_TOKEN}),
+        (["suffix=Suffix"], {"drafter suffix": suffix.memory()[0]}),
         (
             ["one=Head", "two=Head"],
             dict.fromkeys(("drafter one", "drafter two"), 3 * largest_head_bytes(tiny_config())),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -11,14 +12,16 @@ from bowsprit_engine.speculation.confidence import Rate
 from bowsprit_engine.speculation.drafters.answers import RecentAnswers
 from bowsprit_engine.speculation.drafters.base import DraftContext
 from bowsprit_engine.speculation.drafters.ngram import OwnContext, belief
-from bowsprit_engine.speculation.drafters.suffix import (
+from bowsprit_engine.speculation.drafters.suffix import SuffixDrafter
+from bowsprit_engine.speculation.drafters.suffix_in_cpp import SuffixInCpp
+from bowsprit_engine.speculation.drafters.suffix_in_python import (
     KEEP,
     LEAD,
     LEAN,
     LEAST_SURVIVAL,
     LONGEST_MATCH,
     SHORTEST_MATCH,
-    SuffixDrafter,
+    SuffixInPython,
 )
 
 
@@ -100,11 +103,12 @@ class Definition:
 texts = st.lists(st.integers(0, 2), min_size=12, max_size=40)
 
 
+@pytest.mark.parametrize("look_up", [SuffixInPython, SuffixInCpp])
 @settings(max_examples=60, deadline=None)
-@given(st.lists(texts, min_size=2, max_size=5), st.integers(1, 20), st.integers(1, 4))
-def test_drafts_and_their_confidences_are_those_of_the_definition(all_texts, count, stride):
+@given(all_texts=st.lists(texts, min_size=2, max_size=5), count=st.integers(1, 20), stride=st.integers(1, 4))
+def test_drafts_and_their_confidences_are_those_of_the_definition(look_up, all_texts, count, stride):
     """Of several sequences that run side by side and after one another, however many tokens come at a time."""
-    drafter, definition = SuffixDrafter(name="suffix"), Definition()
+    drafter, definition = SuffixDrafter(name="suffix", look_up=look_up), Definition()
     for length in range(6, 40, stride):
         for number, text in enumerate(all_texts):
             tokens, name = text[:length], f"{number}"
@@ -126,7 +130,7 @@ def test_drafts_and_their_confidences_are_those_of_the_definition(all_texts, cou
 def test_two_tenants_whose_runs_of_tokens_share_a_key_share_nothing(monkeypatch):
     """A key is 64 bits of a hash: what a place says is believed only if it is the asking tenant's."""
     monkeypatch.setattr("bowsprit_engine.speculation.drafters.answers.hash", lambda _: 0, raising=False)
-    drafter = SuffixDrafter(name="suffix")
+    drafter = SuffixDrafter(name="suffix", look_up=SuffixInPython)
 
     def asked(tenant):
         return DraftContext(

@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import tracemalloc
+from functools import partial
+from itertools import count
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bowsprit_engine.speculation.drafters import suffix, suffix_in_cpp
 from bowsprit_engine.speculation.drafters.answers import BYTES_PER_TOKEN, NGRAMS, PLACES_KEPT, RecentAnswers
 from bowsprit_engine.speculation.drafters.base import DraftContext, LearningDrafter
-from bowsprit_engine.speculation.drafters.suffix import LEAD, LEARN_EVERY, SuffixDrafter
+from bowsprit_engine.speculation.drafters.suffix_in_cpp import SuffixInCpp
+from bowsprit_engine.speculation.drafters.suffix_in_python import LEAD, SuffixInPython
 
 TEMPLATE = [900, 901, 902]
+NUMBERS = count()
+
+
+@pytest.fixture(params=[SuffixInPython, SuffixInCpp])
+def new_drafter(request):
+    return partial(suffix.SuffixDrafter, name="suffix", look_up=request.param)
 
 
 def context(token_ids, *, request_id="r", num_prompt=3, tenant="", count=8, ahead=()):
@@ -40,40 +50,41 @@ def serve(drafter, answer, *, request_id, tenant="", prompt=TEMPLATE, forget=Tru
 
 
 def draft(drafter, token_ids, **changes):
-    return drafter.propose([context(token_ids, request_id="asked", **changes)])[0].token_ids
+    """For a sequence of its own."""
+    return drafter.propose([context(token_ids, request_id=f"asked {next(NUMBERS)}", **changes)])[0].token_ids
 
 
-def test_an_answer_that_was_given_is_drafted_for_the_next_request():
+def test_an_answer_that_was_given_is_drafted_for_the_next_request(new_drafter):
     """From its first tokens on, and from the template's last ones before it."""
-    drafter = SuffixDrafter(name="suffix")
+    drafter = new_drafter()
     assert isinstance(drafter, LearningDrafter)
     serve(drafter, range(10, 30), request_id="before")
 
     assert draft(drafter, [*TEMPLATE, 10]) == tuple(range(11, 19))
 
 
-def test_what_another_sequence_has_just_emitted_is_known():
+def test_what_another_sequence_has_just_emitted_is_known(new_drafter):
     """While it still runs: nobody waits for its end."""
-    drafter = SuffixDrafter(name="suffix")
+    drafter = new_drafter()
     serve(drafter, range(10, 20), request_id="running", forget=False)
 
     assert draft(drafter, [*TEMPLATE, 10, 11]) == tuple(range(12, 20))
 
 
 @pytest.mark.parametrize(("sharing", "drafted"), [("tenant", ()), ("all", tuple(range(11, 19)))])
-def test_answers_are_shared_within_a_tenant_unless_told_otherwise(sharing, drafted):
+def test_answers_are_shared_within_a_tenant_unless_told_otherwise(new_drafter, sharing, drafted):
     """Another tenant's speed must not tell what this one was told."""
-    drafter = SuffixDrafter(name="suffix", sharing=sharing)
+    drafter = new_drafter(sharing=sharing)
     serve(drafter, range(10, 30), request_id="before", tenant="one")
 
     assert draft(drafter, [*TEMPLATE, 10], tenant="another") == drafted
     assert draft(drafter, [*TEMPLATE, 10], tenant="one") == tuple(range(11, 19))
 
 
-def test_a_prompt_is_nobodys_draft_but_its_own_sequences():
+def test_a_prompt_is_nobodys_draft_but_its_own_sequences(new_drafter):
     """Of a prompt others see no more than the few tokens before the answer, where the template ends."""
     prompt = [*range(100, 140), *TEMPLATE]
-    drafter = SuffixDrafter(name="suffix")
+    drafter = new_drafter()
     serve(drafter, range(10, 30), request_id="before", prompt=prompt)
 
     assert draft(drafter, [*TEMPLATE, *prompt[:10]]) == ()
@@ -82,9 +93,9 @@ def test_a_prompt_is_nobodys_draft_but_its_own_sequences():
     assert len(prompt) > 10 + 8 + LEAD
 
 
-def test_the_longer_match_wins_the_vote():
+def test_the_longer_match_wins_the_vote(new_drafter):
     """Two places where the last two tokens occurred; one of them matches further back."""
-    drafter = SuffixDrafter(name="suffix")
+    drafter = new_drafter()
     serve(drafter, [1, 2, 3, 4, 5, 6, 50], request_id="long")
     for index in range(2):
         serve(drafter, [70 + index, 5, 6, 60], request_id=f"short {index}")
@@ -92,9 +103,9 @@ def test_the_longer_match_wins_the_vote():
     assert draft(drafter, [*TEMPLATE, 1, 2, 3, 4, 5, 6], count=1) == (50,)
 
 
-def test_one_token_that_occurred_before_is_enough():
+def test_one_token_that_occurred_before_is_enough(new_drafter):
     """In an answer and in the sequence itself; it is believed less than two of them."""
-    drafter = SuffixDrafter(name="suffix")
+    drafter = new_drafter()
     serve(drafter, [10, 50, 60, 70], request_id="before")
     after_one = drafter.propose([context([*TEMPLATE, 99, 50], request_id="one")])[0]
     after_two = drafter.propose([context([*TEMPLATE, 10, 50], request_id="two")])[0]
@@ -104,18 +115,18 @@ def test_one_token_that_occurred_before_is_enough():
     assert draft(drafter, [*TEMPLATE, 7, 8, 9, 7], count=2) == (8, 9)
 
 
-def test_the_vote_is_of_more_places_than_the_last_few():
+def test_the_vote_is_of_more_places_than_the_last_few(new_drafter):
     """Twelve answers went on with 60, the eight after them with 70."""
-    drafter = SuffixDrafter(name="suffix")
+    drafter = new_drafter()
     for index in range(20):
         serve(drafter, [5, 6, 60 if index < 12 else 70], request_id=f"{index}")
 
     assert draft(drafter, [*TEMPLATE, 5, 6], count=1) == (60,)
 
 
-def test_a_source_that_was_wrong_before_is_believed_less():
+def test_a_source_that_was_wrong_before_is_believed_less(new_drafter):
     """The same answer promised over and over, and never given: its confidence falls below a half."""
-    drafter = SuffixDrafter(name="suffix")
+    drafter = new_drafter()
     serve(drafter, range(10, 20), request_id="before")
     sureness = []
     for index in range(12):
@@ -128,13 +139,16 @@ def test_a_source_that_was_wrong_before_is_believed_less():
     assert sureness[0] > 0.5 > sureness[-1]
 
 
-def test_what_others_drafted_ahead_is_followed_and_nothing_is_kept_of_it():
-    """A draft that goes on after another drafter's tokens."""
-    drafter = SuffixDrafter(name="suffix")
-    serve(drafter, range(10, 30), request_id="before")
+def test_what_others_drafted_ahead_is_followed_and_nothing_is_kept_of_it(new_drafter):
+    """A draft that goes on after another drafter's tokens, of a sequence that then emits them."""
+    asked_ahead, not_asked = new_drafter(), new_drafter()
+    for drafter in (asked_ahead, not_asked):
+        serve(drafter, range(10, 30), request_id="before")
+    ahead = asked_ahead.propose([context([*TEMPLATE, 77], ahead=(10, 11, 12))])[0]
+    then = [drafter.propose([context([*TEMPLATE, 77, 10, 11, 12])]) for drafter in (asked_ahead, not_asked)]
 
-    assert draft(drafter, [*TEMPLATE, 77], ahead=(10, 11, 12)) == tuple(range(13, 21))
-    assert draft(drafter, [*TEMPLATE, 10, 11, 12]) == tuple(range(13, 21))
+    assert ahead.token_ids == tuple(range(13, 21))
+    assert then[0] == then[1] == [ahead]
 
 
 def test_the_oldest_answers_make_room():
@@ -166,29 +180,6 @@ def test_tokens_are_found_alike_whether_they_came_one_by_one_or_many_at_once(pie
         found, expected = at_once.find("t", text[:end]), one_by_one.find("t", text[:end])
         assert [place.at for place in found] == [place.at for place in expected]
     assert at_once.num_places == one_by_one.num_places
-
-
-def test_what_nobody_looks_up_is_learned_a_little_at_every_step(monkeypatch):
-    """Or the first question, or an answer's end, would be a pause for every stream: all that was emitted until then."""
-    taken, extend = [], RecentAnswers.extend
-
-    def counted(self, answer, token_ids):
-        taken.append(len(token_ids))
-        extend(self, answer, token_ids)
-
-    monkeypatch.setattr(RecentAnswers, "extend", counted)
-    drafter, most = SuffixDrafter(name="suffix"), 0
-    for length in range(1, 200):
-        taken.clear()
-        for number in range(LEARN_EVERY):
-            text = [*TEMPLATE, *range(1000 * number, 1000 * number + length)]
-            drafter.learn(context(text, request_id=f"{number}"))
-        most = max(most, sum(taken))
-    taken.clear()
-    drafter.forget("0")
-
-    assert most <= 2 * LEARN_EVERY
-    assert sum(taken) <= LEARN_EVERY * LEARN_EVERY
 
 
 def test_no_more_is_forgotten_than_makes_room():
@@ -228,6 +219,30 @@ def test_places_are_those_of_kept_answers_and_few(texts, max_tokens):
         assert len(places) <= PLACES_KEPT
         assert all(place.token_id is not None for place in places)
         assert answers.num_tokens <= max_tokens
+
+
+def test_without_a_library_python_looks_up_and_says_so(monkeypatch, tmp_path, caplog):
+    """No compiler, or a build of other sources: a slower service, not none; the memory is planned for what runs."""
+    assert suffix.best_look_up() is SuffixInCpp
+    assert suffix.memory() == (
+        suffix.KEPT_TOKENS * SuffixInCpp.bytes_per_token,
+        "100000 tokens of recent answers, their index, in C++",
+    )
+    monkeypatch.setattr(suffix_in_cpp, "search_path", lambda libraries: (tmp_path,))
+    for cached in (suffix_in_cpp.library, suffix.best_look_up):
+        cached.cache_clear()
+    try:
+        assert suffix.memory() == (
+            suffix.KEPT_TOKENS * SuffixInPython.bytes_per_token,
+            "100000 tokens of recent answers, their index, in Python",
+        )
+        assert f"no libbowsprit_lookup.so in {tmp_path}: build it with" in caplog.text
+        drafter = suffix.SuffixDrafter(name="suffix")
+        serve(drafter, range(10, 30), request_id="before")
+        assert draft(drafter, [*TEMPLATE, 10]) == tuple(range(11, 19))
+    finally:
+        for cached in (suffix_in_cpp.library, suffix.best_look_up):
+            cached.cache_clear()
 
 
 def test_a_kept_token_takes_no_more_memory_than_is_planned_for():

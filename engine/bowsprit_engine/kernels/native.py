@@ -21,6 +21,7 @@ from bowsprit_engine.errors import WorldError
 from bowsprit_engine.kernels.native_abi import SIGNATURES, DrawArgs, PackedArgs, ReadArgs
 from bowsprit_engine.kernels.weight_memory import WeightMemory
 from bowsprit_engine.native.cpus import available_cpus, cpus_to_pin
+from bowsprit_engine.native.loading import open_library
 from bowsprit_engine.native.variants import (
     CHOSEN_VARIANT,
     VARIANTS,
@@ -85,25 +86,9 @@ def find_libraries(features: frozenset[str], folders: Sequence[Path], name: str 
 def load(path: Path) -> ctypes.CDLL:
     """Load one library file and declare its functions.
 
-    Raises WorldError for a file that is no library, or that was built from other sources than these: its structures
-    would not be those of native_abi.py.
+    Raises WorldError for a file that is no library of these sources.
     """
-    try:
-        loaded = ctypes.CDLL(str(path))
-        loaded.bowsprit_build.restype = ctypes.c_char_p
-    except (OSError, AttributeError) as error:
-        raise WorldError(f"{path}: not loadable: {error}", reason="NativeLibraryBroken") from error
-    built_from, expected = loaded.bowsprit_build().decode(), content_hash()
-    if built_from != expected:
-        raise WorldError(
-            f"{path}: built from sources {built_from}, these are {expected}: remove it and build it anew with "
-            "`python -m bowsprit_engine.native.build`",
-            reason="NativeLibraryBroken",
-        )
-    for name, (result, arguments) in SIGNATURES.items():
-        function = getattr(loaded, name)
-        function.restype, function.argtypes = result, arguments
-    return loaded
+    return open_library(path, SIGNATURES, built_from=content_hash())
 
 
 def set_num_threads(num_threads: int) -> None:

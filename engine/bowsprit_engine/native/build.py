@@ -1,4 +1,6 @@
-"""Compile the native library with g++, one file per instruction set: `python -m bowsprit_engine.native.build`.
+"""Compile the native libraries with g++: `python -m bowsprit_engine.native.build`.
+
+Look-up's is one file for any processor, the kernels' one per instruction set, where there are any for this machine.
 
 A build is named by the hash of its sources and flags and made once. It is never made at request time: what serves
 only loads. `--into-package` puts the files beside the sources, for an image's builder stage.
@@ -9,6 +11,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import platform
 import shlex
 import shutil
 import subprocess
@@ -22,9 +25,9 @@ from bowsprit_engine.errors import WorldError
 from bowsprit_engine.native.variants import (
     CACHE_DIR,
     COMMON_FLAGS,
-    SOURCE_DIR,
+    LOOKUP,
     VARIANTS,
-    Variant,
+    Library,
     build_dir,
     content_hash,
     package_dir,
@@ -34,16 +37,20 @@ from bowsprit_engine.native.variants import (
 COMPILER = "CXX"
 
 
-def build(folder: Path, variants: Sequence[Variant] = VARIANTS) -> list[Path]:
-    """Compile what `folder` lacks and return all libraries.
+X86 = frozenset({"x86_64", "AMD64"})
+
+
+def build(folder: Path, libraries: Sequence[Library] = VARIANTS) -> list[Path]:
+    """Compile what `folder` lacks of libraries that share their sources, and return all.
 
     Raises WorldError with the compiler's own words, or with what the folder refuses.
     """
     compiler = find_compiler()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with ThreadPoolExecutor(max_workers=len(variants)) as pool:
-            return list(pool.map(lambda variant: _build_one(compiler, folder, variant), variants))
+        named = content_hash(libraries)
+        with ThreadPoolExecutor(max_workers=len(libraries)) as pool:
+            return list(pool.map(lambda library: _build_one(compiler, folder, library, named), libraries))
     except OSError as error:
         raise WorldError(
             f"the native library can't be built in {folder}: {error}; {CACHE_DIR} names another cache folder",
@@ -63,18 +70,18 @@ def find_compiler() -> list[str]:
     return [path, *arguments]
 
 
-def _build_one(compiler: Sequence[str], folder: Path, variant: Variant) -> Path:
-    target = folder / variant.file_name
+def _build_one(compiler: Sequence[str], folder: Path, library: Library, named: str) -> Path:
+    target = folder / library.file_name
     if target.is_file():
         return target
-    inputs = [str(path) for path in sources(SOURCE_DIR) if path.suffix == ".cpp"]
-    named = f'-DBOWSPRIT_BUILD="{content_hash()}"'
+    inputs = [str(path) for path in sources(library.source_dir) if path.suffix == ".cpp"]
     with _partial(target) as partial:
-        command = [*compiler, *COMMON_FLAGS, *variant.flags, named, *inputs, "-o", str(partial)]
+        define = f'-DBOWSPRIT_BUILD="{named}"'
+        command = [*compiler, *COMMON_FLAGS, *library.flags, define, *inputs, "-o", str(partial)]
         finished = subprocess.run(command, capture_output=True, text=True, check=False)
         if finished.returncode != 0:
             words = finished.stderr[-4000:]
-            raise WorldError(f"{shlex.join(compiler)} failed on {variant.name}:\n{words}", reason="CompilationFailed")
+            raise WorldError(f"{shlex.join(compiler)} failed on {library.name}:\n{words}", reason="CompilationFailed")
         partial.replace(target)
     return target
 
@@ -96,21 +103,28 @@ def _partial(target: Path) -> Iterator[Path]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit code 0 when every variant is there."""
+    """Exit code 0 when every library for this machine is there. One that can't be built holds up no other."""
     parser = argparse.ArgumentParser(prog="python -m bowsprit_engine.native.build", description=__doc__)
     parser.add_argument("--into-package", action="store_true", help="put the libraries beside the sources, anew")
     options = parser.parse_args(arguments)
-    folder = package_dir() if options.into_package else build_dir()
-    if options.into_package:
-        for variant in VARIANTS:
-            (folder / variant.file_name).unlink(missing_ok=True)
-    try:
-        for path in build(folder):
-            print(path)
-    except WorldError as error:
-        print(error, file=sys.stderr)
-        return 1
-    return 0
+    exit_code = 0
+    for libraries in wanted(platform.machine()):
+        folder = package_dir() if options.into_package else build_dir(libraries)
+        try:
+            if options.into_package:
+                for library in libraries:
+                    (folder / library.file_name).unlink(missing_ok=True)
+            for path in build(folder, libraries):
+                print(path)
+        except WorldError as error:
+            print(error, file=sys.stderr)
+            exit_code = 1
+    return exit_code
+
+
+def wanted(machine: str) -> tuple[Sequence[Library], ...]:
+    """Libraries by their sources, of use on a `machine` (as platform.machine() names it)."""
+    return ((LOOKUP,), VARIANTS) if machine in X86 else ((LOOKUP,),)
 
 
 if __name__ == "__main__":

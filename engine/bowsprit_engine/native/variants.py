@@ -1,4 +1,4 @@
-"""The instruction sets that the native library is compiled for, what this processor runs, and where a build lies.
+"""The native libraries, the instruction sets that the kernels' is compiled for, and where a build lies.
 
 Decides names, flags and places. Neither compiles (build.py) nor loads (kernels/native.py).
 """
@@ -34,21 +34,28 @@ COMMON_FLAGS = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Variant:
-    """One compiled library. `cpu_features` are the flags of /proc/cpuinfo that it needs.
+class Library:
+    """One compiled file, of all sources in one folder."""
+
+    name: str
+    flags: tuple[str, ...] = ()
+    source_dir: Path = SOURCE_DIR
+
+    @property
+    def file_name(self) -> str:
+        return f"libbowsprit_{self.name}.so"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Variant(Library):
+    """The kernels for one instruction set. `cpu_features` are the flags of /proc/cpuinfo that it needs.
 
     `activations` is the type that a matrix product's inputs are rounded to (and its name in torch): bfloat16 where the
     instructions multiply pairs of bf16. So two variants differ in their logits, and each agrees with itself.
     """
 
-    name: str
-    flags: tuple[str, ...]
     cpu_features: frozenset[str]
     activations: Literal["float32", "bfloat16"]
-
-    @property
-    def file_name(self) -> str:
-        return f"libbowsprit_{self.name}.so"
 
 
 AVX512_FLAGS = (
@@ -85,6 +92,9 @@ VARIANTS = (
     ),
 )
 
+# Of look-up: no kernels, so one for whatever processor compiles it.
+LOOKUP = Library(name="lookup", source_dir=SOURCE_DIR / "lookup")
+
 
 def usable(features: frozenset[str], name: str | None = None) -> tuple[Variant, ...]:
     """The variants that a processor with these features runs, the best first; of one name only, if it is given."""
@@ -106,12 +116,15 @@ def sources(folder: Path = SOURCE_DIR) -> list[Path]:
     return sorted([*folder.glob("*.cpp"), *folder.glob("*.hpp")])
 
 
-def content_hash(variants: Sequence[Variant] = VARIANTS, folder: Path = SOURCE_DIR) -> str:
-    """Names a build: it changes with any source and with any flag."""
+def content_hash(libraries: Sequence[Library] = VARIANTS, folder: Path | None = None) -> str:
+    """Names a build of libraries that share their sources: it changes with any source and with any flag.
+
+    `folder`: of the sources, if not the libraries' own.
+    """
     digest = hashlib.sha256()
-    for part in (*COMMON_FLAGS, *(flag for variant in variants for flag in (variant.name, *variant.flags))):
+    for part in (*COMMON_FLAGS, *(flag for library in libraries for flag in (library.name, *library.flags))):
         digest.update(part.encode() + b"\0")
-    for path in sources(folder):
+    for path in sources(libraries[0].source_dir if folder is None else folder):
         digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()[:16]
 
@@ -121,19 +134,24 @@ def package_dir() -> Path:
     return SOURCE_DIR
 
 
-def build_dir() -> Path:
+def build_dir(libraries: Sequence[Library] = VARIANTS) -> Path:
     """Where `make setup` puts them: under the cache folder, by content."""
     configured = os.environ.get(CACHE_DIR)
-    return (Path(configured) if configured else Path.home() / ".cache" / "bowsprit") / "native" / content_hash()
+    cache = Path(configured) if configured else _home_cache()
+    return cache / "native" / content_hash(libraries)
 
 
-def search_path() -> tuple[Path, ...]:
+def search_path(libraries: Sequence[Library] = VARIANTS) -> tuple[Path, ...]:
     """Folders in which a library is looked for, in order.
 
     In a checkout a library in the package may be older than its sources; the cache, keyed by content, never is. The
     package's own comes first all the same: an image has no cache at first.
     """
-    return (package_dir(), build_dir(), Path.home() / ".cache" / "bowsprit" / "native" / content_hash())
+    return (package_dir(), build_dir(libraries), _home_cache() / "native" / content_hash(libraries))
+
+
+def _home_cache() -> Path:
+    return Path.home() / ".cache" / "bowsprit"
 
 
 def _field(cpuinfo: Path, name: str) -> str:

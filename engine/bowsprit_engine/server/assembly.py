@@ -22,11 +22,11 @@ from bowsprit_engine.models.memory import largest_head_bytes
 from bowsprit_engine.models.uri import resolve_uri
 from bowsprit_engine.server import draft_models
 from bowsprit_engine.server.memory_plan import plan_memory
-from bowsprit_engine.speculation.drafters.answers import BYTES_PER_TOKEN
+from bowsprit_engine.speculation.drafters import suffix
 from bowsprit_engine.speculation.drafters.base import Drafter
 from bowsprit_engine.speculation.drafters.head import HeadDrafter
 from bowsprit_engine.speculation.drafters.ngram import NGramDrafter
-from bowsprit_engine.speculation.drafters.suffix import KEPT_TOKENS, SuffixDrafter
+from bowsprit_engine.speculation.drafters.suffix import SuffixDrafter
 from bowsprit_engine.speculation.table import SpeculationMode
 from bowsprit_policy.wire import DrafterType
 
@@ -149,7 +149,7 @@ def _drafter_memory(choice: DrafterChoice, config: ModelConfig) -> MemoryPart | 
         case DrafterType.HEAD:
             num_bytes, detail = 3 * largest_head_bytes(config), "trained weights: in use, in shadow, being loaded"
         case DrafterType.SUFFIX:
-            num_bytes, detail = KEPT_TOKENS * BYTES_PER_TOKEN, f"{KEPT_TOKENS} tokens of recent answers, their index"
+            num_bytes, detail = suffix.memory()
         case DrafterType.NGRAM | DrafterType.MODEL:
             return None
     return MemoryPart(name=f"drafter {choice.name}", num_bytes=num_bytes, detail=detail)
