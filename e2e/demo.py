@@ -1,8 +1,9 @@
 """`make demo`: a real Kubernetes, a SpeculativeModel, real traffic, and what adapted: a table and a picture.
 
 Three phases of the same stream of questions: without speculation, with untrained drafters, and with what was trained
-meanwhile on that traffic. Run again, it finds what is there and only measures. It reports what it measured, also when
-the trained head was rejected or speculation doesn't pay.
+meanwhile on that traffic. Each of the two is compared with plain decoding while it is what the table is about: the
+untrained ones before a head is, since the table beside one may give them less. Run again, it finds what is there and
+only measures. It reports what it measured, also when the trained head was rejected or speculation doesn't pay.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from cluster import build
 from cluster.driver import Cluster
 from cluster.errors import ClusterError
 from demo_picture import draw
-from demo_record import Mode, Record, Sample
+from demo_record import LOOK_UP, Mode, Record, Sample, may_draft
 from demo_table import comparison_table
 from installation import ROOT, install_operator, prepare_namespace, sample
 from kube import Json, condition, eventually, is_true
@@ -42,6 +43,8 @@ OUT = ROOT / "out"
 CONCURRENCY = 4
 NUM_PLAIN = 60
 NUM_LEARNT_FROM = 440
+# Untrained drafters are compared after so many, before there are the 400 requests that a first run waits for.
+NUM_BEFORE_COMPARING = 240
 NUM_AFTER = 60
 NUM_COMPARED = 32
 NUM_QUESTIONS = NUM_LEARNT_FROM + NUM_AFTER + NUM_COMPARED
@@ -49,7 +52,8 @@ TRAINING_SECONDS = 900.0
 SHADOW_SECONDS = 20
 PAUSE_SECONDS = 2.0
 ADMISSION_SECONDS = 75.0
-DRAFTER = {Mode.PLAIN: None, Mode.UNTRAINED: "suffix", Mode.TRAINED: None}
+DRAFTER = {Mode.PLAIN: None, Mode.UNTRAINED: LOOK_UP, Mode.TRAINED: None}
+AWAITED = {Mode.UNTRAINED: LOOK_UP, Mode.TRAINED: "head"}
 
 console = Console(width=None if sys.stdout.isatty() else 110)
 
@@ -96,7 +100,7 @@ class Traffic:
         await asyncio.gather(*(worker() for _ in range(CONCURRENCY)))
         self.record.note_decisions(self.model.resource)
 
-    async def ask(self, phase: str, mode: Mode, prompt: Prompt, *, turn: int = 0) -> Answer:
+    async def ask(self, phase: str, mode: Mode, prompt: Prompt, *, turn: int = 0, is_captured: bool = True) -> Answer:
         """As a tenant that is asking this for the first time: looking up its own answer is no drafter's merit."""
         async with self.model.client() as client:
             answer = await ask(
@@ -106,6 +110,7 @@ class Traffic:
                 is_speculative=mode is not Mode.PLAIN,
                 drafter=DRAFTER[mode],
                 tenant=f"{phase}, {mode}, {turn}",
+                is_captured=is_captured,
             )
         self.record.samples.append(Sample.of(answer, phase=phase, mode=mode))
         return answer
@@ -141,65 +146,77 @@ class Traffic:
         self.progress.advance(task)
         return run
 
-    async def until_admitted(self, prompts: list[Prompt]) -> None:
-        """Single requests until the table lets the head draft for them; the controller may find that it doesn't pay."""
-        task = self._task("until the table has seen the head", total=1)
+    async def until_drafting(self, mode: Mode, prompts: list[Prompt], *, phase: str) -> None:
+        """Single requests until the table lets what the mode is about draft; it may find that this doesn't pay."""
+        task = self._task(f"until the table has seen the {AWAITED[mode]}", total=1)
 
         async def request(number: int) -> Answer:
             prompt, turn = prompts[number % len(prompts)], 1 + number // len(prompts)
-            return await self.ask("with the trained head", Mode.TRAINED, prompt, turn=turn)
+            return await self.ask(phase, mode, prompt, turn=turn, is_captured=False)
 
-        def admitted() -> bool:
+        def is_drafting() -> bool:
             self.record.note_decisions(self.model.resource)
-            rows = (self.model.kube.get("dpol", self.model.name) or {}).get("spec", {}).get("table") or [{}]
-            return any(cap["name"] == "head" and cap["draftTokens"] > 0 for cap in rows[0].get("drafters", []))
+            return may_draft(AWAITED[mode], self.policy)
 
-        async with kept_up(request, concurrency=1):
-            with contextlib.suppress(TimeoutError):
-                await eventually(admitted, seconds=ADMISSION_SECONDS, what="a table with the head")
+        if not is_drafting():
+            async with kept_up(request, concurrency=1):
+                with contextlib.suppress(TimeoutError):
+                    await eventually(is_drafting, seconds=ADMISSION_SECONDS, what=f"a table with {AWAITED[mode]}")
         self.progress.advance(task)
 
-    async def side_by_side(self, prompts: list[Prompt], modes: list[Mode]) -> None:
-        """Each question once per mode, one request at a time, in turning order: neighbours see the same machine."""
-        task = self._task("side by side, one request at a time", total=len(prompts) * len(modes))
+    async def compare(self, mode: Mode, prompts: list[Prompt]) -> None:
+        """Each question in this mode and in plain decoding, one request at a time, in turn: neighbours in time.
+
+        None is captured: what a head is judged on isn't what it was trained on.
+        """
+        task = self._task(f"{mode.comparison}, one request at a time", total=2 * len(prompts))
+        self.record.note_caps(mode, self.policy)
         for index, prompt in enumerate(prompts):
-            turn = index % len(modes)
-            texts = set()
-            for mode in modes[turn:] + modes[:turn]:
-                texts.add((await self.ask("side by side", mode, prompt)).text)
+            for asked in (Mode.PLAIN, mode) if index % 2 == 0 else (mode, Mode.PLAIN):
+                answer = await self.ask(mode.comparison, asked, prompt, is_captured=False)
+                self.record.texts.setdefault(index, set()).add(answer.text)
                 self.progress.advance(task)
-            self.record.num_same_text += len(texts) == 1
-            self.record.num_compared += 1
+        self.record.note_caps(mode, self.policy)
+
+    @property
+    def policy(self) -> Json | None:
+        return self.model.kube.get("dpol", self.model.name)
 
 
 async def run(model: ServedModel) -> Record:
-    """The phases. What was trained in an earlier run of the demo isn't trained again."""
+    """The phases, with their progress shown."""
     record = Record(began_at=time.time())
-    questions = narrow(NUM_QUESTIONS)
-    learnt_from, after = questions[:NUM_LEARNT_FROM], questions[NUM_LEARNT_FROM:][:NUM_AFTER]
-    compared = questions[-NUM_COMPARED:]
     shown = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*shown, console=console) as progress:
-        traffic = Traffic(model, record, progress)
-        await traffic.phase("without speculation", Mode.PLAIN, learnt_from[:NUM_PLAIN])
-        complete = (run for run in runs_of(model) if is_true(run, "Complete"))
-        earlier = next((run for run in complete if run["status"].get("outcome") != "Evaluated"), None)
-        untrained = learnt_from if earlier is None else learnt_from[:NUM_AFTER]
-        await traffic.phase("untrained drafters", Mode.UNTRAINED, untrained)
-        training = earlier or await traffic.until_trained(after)
-        revision = None if training is None else model.kube.get("srev", training["status"].get("revision", ""))
-        record.note_training(training, revision)
-        promoted = record.revision
-        if promoted is not None:
-            await eventually(lambda: model.serves(promoted), seconds=90, what=f"{promoted} in the pod")
-            await traffic.phase("with the trained head", Mode.TRAINED, after)
-            await traffic.until_admitted(after)
-        modes = [mode for mode in Mode if mode is not Mode.TRAINED or promoted is not None]
-        await traffic.side_by_side(compared, modes)
+        await follow(Traffic(model, record, progress), narrow(NUM_QUESTIONS))
     record.note_decisions(model.resource)
-    # Absent where the machine was never quiet enough to measure a step: engines then go by their own policy.
-    record.table = (model.kube.get("dpol", model.name) or {}).get("spec", {})
     return record
+
+
+async def follow(traffic: Traffic, questions: list[Prompt]) -> None:
+    """The phases. What was trained in an earlier run of the demo isn't trained again."""
+    model, record = traffic.model, traffic.record
+    learnt_from, after = questions[:NUM_LEARNT_FROM], questions[NUM_LEARNT_FROM:][:NUM_AFTER]
+    compared = questions[-NUM_COMPARED:]
+    await traffic.phase("without speculation", Mode.PLAIN, learnt_from[:NUM_PLAIN])
+    complete = (run for run in runs_of(model) if is_true(run, "Complete"))
+    earlier = next((run for run in complete if run["status"].get("outcome") != "Evaluated"), None)
+    name = "untrained drafters"
+    await traffic.phase(name, Mode.UNTRAINED, learnt_from[: NUM_BEFORE_COMPARING if earlier is None else NUM_AFTER])
+    await traffic.until_drafting(Mode.UNTRAINED, after, phase=name)
+    await traffic.compare(Mode.UNTRAINED, compared)
+    if earlier is None:
+        await traffic.phase(name, Mode.UNTRAINED, learnt_from[NUM_BEFORE_COMPARING:])
+    training = earlier or await traffic.until_trained(after)
+    revision = None if training is None else model.kube.get("srev", training["status"].get("revision", ""))
+    record.note_training(training, revision)
+    promoted = record.revision
+    if promoted is not None:
+        name = "with the trained head"
+        await eventually(lambda: model.serves(promoted), seconds=90, what=f"{promoted} in the pod")
+        await traffic.phase(name, Mode.TRAINED, after)
+        await traffic.until_drafting(Mode.TRAINED, after, phase=name)
+        await traffic.compare(Mode.TRAINED, compared)
 
 
 def tell(model: ServedModel, record: Record) -> None:
@@ -207,7 +224,7 @@ def tell(model: ServedModel, record: Record) -> None:
     console.rule("3  what it came to")
     console.print(comparison_table(record))
     console.print(record.verdict, soft_wrap=True)
-    console.print(f"The same text in every mode: {record.num_same_text} of {record.num_compared} questions.")
+    console.print(f"The same text in every mode: {record.num_same_text} of {len(record.texts)} questions.")
     OUT.mkdir(exist_ok=True)
     (OUT / "demo.json").write_text(json.dumps(record.as_json(), indent=1))
     picture = draw(record, OUT / "demo.png")

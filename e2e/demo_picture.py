@@ -14,10 +14,9 @@ mpl.use("Agg")
 
 from matplotlib import pyplot as plt
 
-from demo_record import Mode, Record, Sample, moment
+from demo_record import COMPARED, Mode, Record, Sample, moment
 
 WINDOW_SECONDS = 5.0
-SIDE_BY_SIDE = "side by side"
 COLOURS = {Mode.PLAIN: "#7f7f7f", Mode.UNTRAINED: "#1f77b4", Mode.TRAINED: "#2ca02c"}
 MARKS = {
     "DraftLength": "#ff7f0e",
@@ -35,7 +34,8 @@ def draw(record: Record, path: Path) -> Path:
     rate, length = panels[0][0], panels[1][0]
     for mode in Mode:
         # One request at a time is no throughput to be compared with several at once: those are the bars.
-        together = [sample for sample in record.samples if sample.mode is mode and sample.phase != SIDE_BY_SIDE]
+        alone = {compared.comparison for compared in COMPARED}
+        together = [sample for sample in record.samples if sample.mode is mode and sample.phase not in alone]
         _plot(rate, record, together, mode, lambda group: sum(s.tokens for s in group) / WINDOW_SECONDS)
         of_mode = [sample for sample in record.samples if sample.mode is mode]
         _plot(length, record, of_mode, mode, lambda group: sum(s.tokens for s in group) / sum(s.steps for s in group))
@@ -97,6 +97,6 @@ def _bars(record: Record, rate: Any, length: Any) -> None:
     lengths = [figures.acceptance_length for figures in found.values()]
     for axes, values, title in ((rate, speeds, "tokens/s"), (length, lengths, "acceptance length")):
         axes.bar_label(axes.bar(names, values, color=colours), fmt="%.2f" if axes is length else "%.0f")
-        axes.set_title(f"{SIDE_BY_SIDE}: {title}", fontsize=9)
+        axes.set_title(f"side by side: {title}", fontsize=9)
         axes.margins(y=0.12)
         axes.tick_params(axis="x", rotation=30)

@@ -25,6 +25,15 @@ class Mode(StrEnum):
     UNTRAINED = "untrained drafters"
     TRAINED = "with the trained head"
 
+    @property
+    def comparison(self) -> str:
+        """The phase in which it is asked side by side with plain decoding."""
+        return f"{self} beside plain"
+
+
+COMPARED = (Mode.UNTRAINED, Mode.TRAINED)
+LOOK_UP = "suffix"  # the sample's drafter of which nothing is trained
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
@@ -58,9 +67,13 @@ class Sample:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figures:
-    """Of one mode, over the answers that were asked side by side. `speedup`: (ratio, low, high) against plain."""
+    """Of one mode, over the answers of its comparison. `speedup`: (ratio, low, high) against the plain ones there.
+
+    `plain_tokens_per_second`: of those. A shared machine changes by the minute; plain itself is of all comparisons.
+    """
 
     tokens_per_second: float
+    plain_tokens_per_second: float
     acceptance_length: float
     draft_tokens_per_step: float
     speedup: tuple[float, float, float] | None
@@ -73,11 +86,24 @@ class Record:
     began_at: float
     samples: list[Sample] = field(default_factory=list)
     decisions: dict[tuple[str, str], Json] = field(default_factory=dict)
-    table: Json = field(default_factory=dict)
+    caps: dict[Mode, list[str]] = field(default_factory=dict)
+    texts: dict[int, set[str]] = field(default_factory=dict)
     revision: str | None = None
     verdict: str = "No training run was triggered by the traffic."
-    num_same_text: int = 0
-    num_compared: int = 0
+
+    @property
+    def num_same_text(self) -> int:
+        """Of the compared questions, those with one answer in every mode."""
+        return sum(len(texts) == 1 for texts in self.texts.values())
+
+    def note_caps(self, mode: Mode, policy: Json | None) -> None:
+        """What the table in force gives a mode at one sequence, when its comparison begins and when it ends.
+
+        There is no table where the machine was never quiet enough to measure a step: engines go by their own policy.
+        """
+        said, known = caps_of(mode, policy), self.caps.setdefault(mode, [])
+        if said not in known[-1:]:
+            known.append(said)
 
     def note_decisions(self, resource: Json) -> None:
         """Status keeps the last ten; here all that were seen since the demo began stay."""
@@ -104,17 +130,21 @@ class Record:
         else:
             self.verdict = f"{name} waits ({source}): {condition(revision, 'Promoted').get('message')}"
 
-    def of_mode(self, mode: Mode) -> list[Sample]:
-        """The samples that were asked side by side, in the order of the questions."""
-        return [sample for sample in self.samples if sample.phase == "side by side" and sample.mode is mode]
+    def compared(self, mode: Mode, *, asked: Mode) -> list[Sample]:
+        """Of a mode's comparison with plain decoding the samples `asked` in one of the two, in the questions' order."""
+        return [sample for sample in self.samples if sample.phase == mode.comparison and sample.mode is asked]
 
     def figures(self, mode: Mode) -> Figures | None:
         """None for a mode that wasn't compared."""
-        samples, plain = self.of_mode(mode), self.of_mode(Mode.PLAIN)
+        comparisons = COMPARED if mode is Mode.PLAIN else (mode,)
+        samples, plain = (
+            [sample for of in comparisons for sample in self.compared(of, asked=asked)] for asked in (mode, Mode.PLAIN)
+        )
         if not samples:
             return None
         return Figures(
             tokens_per_second=_rate(samples),
+            plain_tokens_per_second=_rate(plain),
             acceptance_length=sum(s.tokens for s in samples) / sum(s.steps for s in samples),
             draft_tokens_per_step=sum(s.drafted for s in samples) / sum(s.steps for s in samples),
             speedup=None if mode is Mode.PLAIN else _speedup(samples, plain),
@@ -126,11 +156,29 @@ class Record:
             "figures": {mode: asdict(found) for mode in Mode if (found := self.figures(mode)) is not None},
             "verdict": self.verdict,
             "revision": self.revision,
-            "table": self.table,
-            "sameText": f"{self.num_same_text} of {self.num_compared}",
+            "caps": self.caps,
+            "sameText": f"{self.num_same_text} of {len(self.texts)}",
             "decisions": list(self.decisions.values()),
             "samples": [asdict(sample) for sample in self.samples],
         }
+
+
+def caps_of(mode: Mode, policy: Json | None) -> str:
+    """What a DraftPolicy allows one sequence that is asked in this mode, in short words."""
+    if mode is Mode.PLAIN:
+        return "0"
+    rows = (policy or {}).get("spec", {}).get("table")
+    if not rows:
+        return "the engine's own"
+    caps = {entry["name"]: entry["draftTokens"] for entry in rows[0].get("drafters", [])}
+    asked = caps if mode is Mode.TRAINED else {LOOK_UP: caps.get(LOOK_UP, 0)}
+    return ", ".join(f"{name} {cap}" for name, cap in asked.items()) or "0"
+
+
+def may_draft(drafter: str, policy: Json | None) -> bool:
+    """Whether the table in force lets it draft for one sequence."""
+    rows = (policy or {}).get("spec", {}).get("table") or [{}]
+    return any(entry["name"] == drafter and entry["draftTokens"] > 0 for entry in rows[0].get("drafters", []))
 
 
 def moment(decision: Json) -> float:

@@ -9,8 +9,8 @@ from demo_record import Figures, Mode, Record
 
 def comparison_table(record: Record) -> Table:
     """One row per mode that was compared; the speed-up has its 95 % interval."""
-    table = Table(title="The same questions, one request at a time, neighbours in time", title_justify="left")
-    for column in ("", "tokens/s", "acceptance length", "drafts/step", "K in force", "speed-up"):
+    table = Table(title="The same questions, each also in plain decoding, one at a time, in turn", title_justify="left")
+    for column in ("", "tokens/s", "plain then", "acceptance length", "drafts/step", "K in force", "speed-up"):
         table.add_column(column, justify="left" if column == "" else "right")
     for mode in Mode:
         figures = record.figures(mode)
@@ -28,18 +28,9 @@ def _row(mode: Mode, figures: Figures, record: Record) -> tuple[str, ...]:
     return (
         name,
         f"{figures.tokens_per_second:.1f}",
+        "" if mode is Mode.PLAIN else f"{figures.plain_tokens_per_second:.1f}",
         f"{figures.acceptance_length:.2f}",
         f"{figures.draft_tokens_per_step:.2f}",
-        _caps(mode, record),
+        "0" if mode is Mode.PLAIN else " → ".join(record.caps.get(mode, [])),
         speedup,
     )
-
-
-def _caps(mode: Mode, record: Record) -> str:
-    """What the table in force allows at one sequence, of the drafters that this mode asks."""
-    if mode is Mode.PLAIN:
-        return "0"
-    rows = record.table.get("table") or [{}]
-    caps = {entry["name"]: entry["draftTokens"] for entry in rows[0].get("drafters", [])}
-    asked = {name: cap for name, cap in caps.items() if mode is Mode.TRAINED or name == "suffix"}
-    return ", ".join(f"{name} {cap}" for name, cap in asked.items()) or ("0" if record.table else "the engine's own")

@@ -75,6 +75,12 @@ def speculation(*, is_on: bool, drafter: str | None = None) -> dict[str, Any]:
     return {"speculation": {"mode": "auto" if is_on else "off", **named}}
 
 
+def headers(*, tenant: str | None, is_captured: bool) -> dict[str, str]:
+    """Who asks, and whether the request may be kept, as HTTP headers."""
+    named = {} if tenant is None else {"x-bowsprit-tenant": tenant}
+    return named if is_captured else named | {"x-bowsprit-capture": "deny"}
+
+
 async def ask(
     client: openai.AsyncOpenAI,
     model: str,
@@ -83,10 +89,12 @@ async def ask(
     is_speculative: bool = True,
     drafter: str | None = None,
     tenant: str | None = None,
+    is_captured: bool = True,
 ) -> Answer:
     """One non-streaming answer, drafted by `drafter` alone if one is named. Raises what the client raises.
 
-    Tenants share no recent answers: with one of its own, nobody looks up what another was told.
+    Tenants share no recent answers: with one of its own, nobody looks up what another was told. What isn't captured is
+    in no training data.
     """
     started_at, start = time.time(), time.monotonic()
     messages: Any = list(prompt.messages)
@@ -97,7 +105,7 @@ async def ask(
         temperature=prompt.temperature,
         seed=prompt.seed,
         logit_bias=dict(prompt.logit_bias),
-        extra_headers={} if tenant is None else {"x-bowsprit-tenant": tenant},
+        extra_headers=headers(tenant=tenant, is_captured=is_captured),
         extra_body=speculation(is_on=is_speculative, drafter=drafter),
     )
     seconds = time.monotonic() - start
