@@ -22,7 +22,8 @@ from torch.nn import functional
 from bench.head_batch import HeadBatch, batch_of
 from bench.head_states import Document
 from bowsprit_engine.training.head import TargetRows, norm, target_logits
-from bowsprit_engine.training.loop import NOT_DRAFTED, index_of_tokens, learning_rate_share
+from bowsprit_engine.training.loop import learning_rate_share
+from bowsprit_engine.training.loss import NOT_DRAFTED, index_of_tokens
 
 SORTED_TOGETHER = 64  # documents among which those of similar length share a batch
 

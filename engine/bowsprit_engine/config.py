@@ -186,6 +186,14 @@ class TrainSettings(ControlSettings):
     max_tokens: int | None = Field(
         default=None, ge=1, description="Newest captured tokens that are read.", json_schema_extra={"auto": "all"}
     )
+    scratch_dir: Path | None = Field(
+        default=None,
+        description="Folder on a disk for the target's states while the run works; nothing is left there.",
+        json_schema_extra={"auto": "beside the output"},
+    )
+    scratch_limit: Bytes = Field(
+        default=16 << 30, description="Most bytes of states, e.g. 16Gi: fewer of the captured tokens are learned from."
+    )
     termination_log: Path | None = Field(
         default=None,
         description="File for the result, e.g. /dev/termination-log.",

@@ -8,8 +8,7 @@ import pytest
 
 from bowsprit_engine.config import TrainSettings
 from bowsprit_engine.model_settings import DrafterChoice
-from bowsprit_engine.models import LoadedModel
-from training.learnable import DIGEST, LearnableRunner
+from training.learnable import LearnableModel, LearnableRunner
 
 
 @pytest.fixture
@@ -20,9 +19,8 @@ def runner() -> LearnableRunner:
 @pytest.fixture
 def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TrainSettings:
     """A run on the learnable target, whose control port is any free one of loopback."""
-    loaded = LearnableRunner()
-    model = LoadedModel(runner=loaded, config=loaded.config, tokenizer=None, digest=DIGEST)
-    monkeypatch.setattr("bowsprit_engine.training.run.load_model", lambda path, *, num_threads: model)
+    model = LearnableModel(runner=LearnableRunner())
+    monkeypatch.setattr("bowsprit_engine.training.run.open_model", lambda path, *, num_threads: model)
     (tmp_path / "capture").mkdir()
     return TrainSettings(
         host="127.0.0.1",

@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 import uuid
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from torch import Tensor
 from bowsprit_engine.capture import schema
 from bowsprit_engine.capture.schema import CapturedRequest
 from bowsprit_engine.core.runner import BLOCK_SIZE, ModelConfig, ModelOutput, StepBatch
+from bowsprit_engine.models import LoadedModel
+from bowsprit_engine.models.runners import RunnerOptions
 from bowsprit_engine.training.data import RequestFeatures, TokenSequence
 from bowsprit_engine.training.head import TargetRows
 
@@ -125,6 +128,25 @@ def states_of(runner: LearnableRunner, request: TokenSequence) -> RequestFeature
         token_ids=torch.tensor(request.response_token_ids),
         hidden=output.hidden[len(request.prompt_token_ids) - 1 :],
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LearnableModel:
+    """Stands for an opened model: its runner is there already."""
+
+    runner: LearnableRunner
+    digest: str = DIGEST
+
+    @property
+    def config(self) -> ModelConfig:
+        return self.runner.config
+
+    @property
+    def options(self) -> RunnerOptions:
+        return RunnerOptions(backend="torch", dtype=torch.float32, device=torch.device("cpu"), num_threads=1)
+
+    def load(self) -> LoadedModel:
+        return LoadedModel(runner=self.runner, config=self.config, tokenizer=None, digest=self.digest)
 
 
 def target_rows(runner: LearnableRunner, token_ids: Tensor) -> TargetRows:

@@ -14,6 +14,7 @@ from bowsprit_engine.training.artifact import HeadConfig
 from bowsprit_engine.training.features import selftest_of
 from bowsprit_engine.training.head import HeadShape, RecurrentHead
 from bowsprit_engine.training.loop import LoopSettings
+from bowsprit_engine.training.loss import LossWeights
 from training.learnable import DIGEST, EPS, HIDDEN, VOCAB, LearnableRunner, recorded, states_of, target_rows
 
 DRAFT_TOKEN_IDS = torch.arange(0, VOCAB - 6)
@@ -31,7 +32,7 @@ def learned(runner: LearnableRunner) -> RecurrentHead:
         requests=[states_of(runner, request) for request in recorded(runner, 96)],
         embed=runner.embed,
         judge=lambda _: next(rising),
-        settings=LoopSettings(unroll=3, rows_per_batch=96, max_epochs=8, learning_rate=5e-3),
+        settings=LoopSettings(loss=LossWeights(unroll=3), rows_per_batch=96, max_epochs=8, learning_rate=5e-3),
         clock=lambda: 0.0,
     )
     return head

@@ -15,7 +15,8 @@ from torch.nn import functional
 from bowsprit_engine.training import loop
 from bowsprit_engine.training.data import RequestFeatures
 from bowsprit_engine.training.head import HeadShape, RecurrentHead, TargetRows, target_logits
-from bowsprit_engine.training.loop import NOT_DRAFTED, Checkpoint, LoopSettings, Outcome, index_of_tokens
+from bowsprit_engine.training.loop import Checkpoint, LoopSettings, Outcome
+from bowsprit_engine.training.loss import NOT_DRAFTED, LossWeights, batch_loss, index_of_tokens
 from bowsprit_engine.training.objective import FrozenOutput
 from training.learnable import EPS, HIDDEN, VOCAB, LearnableRunner, recorded, states_of, target_rows
 
@@ -77,7 +78,9 @@ def test_a_learnable_target_is_learned(
     """From chance to nearly always right on requests that it never saw."""
     unseen = [states_of(runner, request) for request in recorded(runner, 40, seed=9)]
     judge = first_draft_accuracy(runner, unseen)
-    settings = LoopSettings(unroll=2, max_epochs=12, rows_per_batch=96, learning_rate=5e-3, patience=12)
+    settings = LoopSettings(
+        loss=LossWeights(unroll=2), max_epochs=12, rows_per_batch=96, learning_rate=5e-3, patience=12
+    )
     outcome = train(head, target, requests, runner, judge, settings=settings)
     assert outcome.checkpoints[0].acceptance_length < 0.2
     assert outcome.best.acceptance_length > 0.9
@@ -207,12 +210,12 @@ def plain_loss(
     batch: list[RequestFeatures],
     target: TargetRows,
     runner: LearnableRunner,
-    settings: LoopSettings,
+    weights: LossWeights,
 ) -> torch.Tensor:
     """Request by request and draft by draft."""
     index = index_of_tokens(target.draft_token_ids)
-    total, weights = torch.zeros(()), 0.0
-    for position in range(settings.unroll):
+    total, sum_of_weights = torch.zeros(()), 0.0
+    for position in range(weights.unroll):
         losses, distances = [], []
         for request in batch:
             for row in range(len(request.token_ids) - position - 1):
@@ -224,13 +227,13 @@ def plain_loss(
                 distances.append(functional.smooth_l1_loss(state, head.start(there)) * HIDDEN**0.5)
                 emitted = index(request.token_ids[judged : judged + 1])
                 if emitted >= 0:
-                    wanted = target_logits(there, target, EPS).softmax(-1) * (1 - settings.emitted_weight)
-                    wanted[0, emitted] += settings.emitted_weight
+                    wanted = target_logits(there, target, EPS).softmax(-1) * (1 - weights.emitted)
+                    wanted[0, emitted] += weights.emitted
                     losses.append(functional.cross_entropy(head.logits(state), wanted))
-        weight = settings.decay**position
-        weights += weight
-        total = total + weight * (torch.stack(losses).mean() + settings.state_weight * torch.stack(distances).mean())
-    return total / weights
+        weight = weights.decay**position
+        sum_of_weights += weight
+        total = total + weight * (torch.stack(losses).mean() + weights.state * torch.stack(distances).mean())
+    return total / sum_of_weights
 
 
 def test_the_loss_is_the_mean_over_all_drafts_that_an_answer_could_judge(
@@ -241,18 +244,18 @@ def test_the_loss_is_the_mean_over_all_drafts_that_an_answer_could_judge(
     torch.manual_seed(0)
     head = RecurrentHead(HeadShape(hidden_size=HIDDEN, intermediate_size=64, rms_norm_eps=EPS), target)
     batch = [requests[0], shortened(requests[1], 2), requests[2], shortened(requests[3], 3)]
-    settings = LoopSettings(unroll=3, emitted_weight=0.3)
+    weights = LossWeights(unroll=3, emitted=0.3)
     gradients = []
     for loss in (
-        loop.batch_loss(
+        batch_loss(
             head,
             batch,
             taught=FrozenOutput(target, eps=EPS),
             embed=runner.embed,
             draft_index=index_of_tokens(target.draft_token_ids),
-            settings=settings,
+            weights=weights,
         ),
-        plain_loss(head, batch, target, runner, settings),
+        plain_loss(head, batch, target, runner, weights),
     ):
         head.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]

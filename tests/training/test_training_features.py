@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
+
 import pytest
 import torch
 
 from bowsprit_engine.errors import WorldError
 from bowsprit_engine.training import features
-from bowsprit_engine.training.data import TokenSequence, split
+from bowsprit_engine.training.data import Split, TokenSequence, split
 from bowsprit_engine.training.deadline import Deadline
 from bowsprit_engine.training.features import StateReader
-from training.learnable import LearnableRunner, recorded, states_of
+from bowsprit_engine.training.selection import Chosen, choose
+from bowsprit_engine.training.states import StateFile
+from training.learnable import HIDDEN, LearnableRunner, recorded, states_of
+
+
+def chosen_of(sides: Split) -> Chosen:
+    return choose(sides, None, hidden_size=HIDDEN, max_state_bytes=1 << 30)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Iterator[StateFile]:
+    with StateFile(tmp_path, num_bytes=1 << 20) as file:
+        yield file
 
 
 def test_states_are_those_of_each_request_run_by_itself(runner: LearnableRunner) -> None:
@@ -47,8 +62,8 @@ def test_what_time_cuts_off_is_the_oldest_whoever_asked_it(
     ]
     done: list[int] = []
     reader = StateReader(runner, longest=64)
-    found = reader.read(requests, is_late=lambda: len(done) == 8, on_request=done.append)
-    assert [request.arrival for request in found] == list(range(8, 16))
+    found = dict(reader.states(requests, is_late=lambda: len(done) == 8, on_request=done.append))
+    assert sorted(requests[index].arrival for index in found) == list(range(8, 16))
 
 
 def test_a_long_prompt_is_run_in_chunks(runner: LearnableRunner, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -59,18 +74,18 @@ def test_a_long_prompt_is_run_in_chunks(runner: LearnableRunner, monkeypatch: py
     assert torch.equal(states_of(runner, request).hidden, found.hidden)
 
 
-def test_a_run_without_time_for_its_holdout_fails_with_the_numbers(runner: LearnableRunner) -> None:
+def test_a_run_without_time_for_its_holdout_fails_with_the_numbers(runner: LearnableRunner, file: StateFile) -> None:
     """Fewer held-out requests than asked for would be no verdict."""
-    chosen = features.choose(split(recorded(runner, 110), min_holdout_requests=40), None)
+    chosen = chosen_of(split(recorded(runner, 110), min_holdout_requests=40))
     with pytest.raises(WorldError, match=r"0 of 63 requests to judge by and 0 to train on .* 11 of 12 s") as raised:
-        features.compute(runner, chosen, deadline=Deadline(elapsed=lambda: 11.0, seconds=12.0))
+        features.compute(runner, chosen, file, deadline=Deadline(elapsed=lambda: 11.0, seconds=12.0))
     assert raised.value.reason == "DeadlineExceeded"
 
 
-def test_only_what_trains_is_kept_in_half_the_bytes(runner: LearnableRunner) -> None:
+def test_only_what_trains_is_kept_in_half_the_bytes(runner: LearnableRunner, file: StateFile) -> None:
     """What judges is asked for drafts as serving does, with float32 states."""
-    chosen = features.choose(split(recorded(runner, 110), min_holdout_requests=40), None)
-    found = features.compute(runner, chosen, deadline=Deadline(elapsed=lambda: 0.0, seconds=12.0))
+    chosen = chosen_of(split(recorded(runner, 110), min_holdout_requests=40))
+    found = features.compute(runner, chosen, file, deadline=Deadline(elapsed=lambda: 0.0, seconds=12.0))
     assert {request.hidden.dtype for request in found.train} == {torch.bfloat16}
     assert {request.hidden.dtype for request in (*found.validation, *found.holdout)} == {torch.float32}
     assert torch.equal(found.train[0].hidden, states_of(runner, chosen.train[0]).hidden.bfloat16())
@@ -79,6 +94,6 @@ def test_only_what_trains_is_kept_in_half_the_bytes(runner: LearnableRunner) -> 
 def test_every_request_has_one_purpose(runner: LearnableRunner) -> None:
     """Nothing that judges trains, and without a base sample nothing is left out."""
     sides = split(recorded(runner, 200), min_holdout_requests=40)
-    chosen = features.choose(sides, None)
+    chosen = chosen_of(sides)
     found = (chosen.train, chosen.validation, chosen.holdout, chosen.base_holdout)
     assert found == (list(sides.train), list(sides.validation), list(sides.holdout), [])

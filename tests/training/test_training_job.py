@@ -15,7 +15,7 @@ from bowsprit_engine.model_settings import DrafterChoice
 from bowsprit_engine.models.uri import resolve_uri
 from bowsprit_engine.server.progress import progress_port
 from bowsprit_engine.speculation.drafters.head import HeadDrafter
-from bowsprit_engine.training import artifact, job, run
+from bowsprit_engine.training import artifact, job, material, teaching
 from bowsprit_engine.training.progress import Tracker
 from bowsprit_policy.wire import Evaluation, TrainingPhase, TrainingProgress, TrainingResult
 from training.learnable import DIGEST, LearnableRunner, recorded, write_shard
@@ -37,8 +37,8 @@ def output_folder(settings: TrainSettings) -> Path:
 @pytest.fixture(autouse=True)
 def _a_quick_teacher(monkeypatch: pytest.MonkeyPatch) -> None:
     """Steps small and many enough for a tiny target."""
-    monkeypatch.setattr(run, "ROWS_PER_BATCH", 96)
-    monkeypatch.setattr(run, "LEARNING_RATE", 5e-3)
+    monkeypatch.setattr(teaching, "ROWS_PER_BATCH", 96)
+    monkeypatch.setattr(teaching, "LEARNING_RATE", 5e-3)
 
 
 def test_learnable_traffic_makes_a_speculator_that_gains(settings: TrainSettings, runner: LearnableRunner) -> None:
@@ -167,7 +167,7 @@ def test_traffic_of_another_model_does_not_count(settings: TrainSettings, runner
 @pytest.mark.parametrize(("num_tokens", "times"), [(5_000, 6), (50_000, 6), (100_000, 3), (400_000, 1)])
 def test_much_traffic_is_seen_less_often(num_tokens: int, times: int) -> None:
     """A run takes as long with 100,000 tokens as with 50,000, and every token is seen."""
-    assert run.num_epochs(num_tokens) == times
+    assert teaching.num_epochs(num_tokens) == times
 
 
 def test_a_missing_capture_folder_is_named(settings: TrainSettings) -> None:
@@ -219,7 +219,7 @@ def test_an_unforeseen_failure_is_a_result_too(settings: TrainSettings, monkeypa
     def broken(*arguments: object, **settings: object) -> None:
         raise KeyError("surprise")
 
-    monkeypatch.setattr(run, "read_shards", broken)
+    monkeypatch.setattr(material, "read_shards", broken)
     assert job.run(settings) == 1
     result = result_of(settings)
     assert (result.reason, result.message) == ("InternalError", "while Loading: KeyError: 'surprise'")

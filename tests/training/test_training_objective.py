@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional
 
 from bowsprit_engine.training.head import TargetRows, target_logits
-from bowsprit_engine.training.loop import NOT_DRAFTED
+from bowsprit_engine.training.loss import NOT_DRAFTED
 from bowsprit_engine.training.objective import FrozenOutput
 
 ROWS, HIDDEN, VOCABULARY, EPS = 5, 16, 12, 1e-5

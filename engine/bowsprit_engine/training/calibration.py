@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from bowsprit_engine.speculation.drafters.base import DraftContext
 from bowsprit_engine.speculation.drafters.serving_head import ServingHead
-from bowsprit_engine.training.data import RequestFeatures
+from bowsprit_engine.training.data import RequestRows
 from bowsprit_engine.training.evaluate import decode_rows
 
 MAX_ROWS = 512  # decode positions that are drafted for, evenly spread
@@ -32,19 +33,14 @@ class Outcomes:
 
 def fit_temperature(
     head: ServingHead,
-    requests: Sequence[RequestFeatures],
+    requests: Sequence[RequestRows],
     *,
     num_draft_tokens: int,
 ) -> float:
     """The temperature under which what the head says of its greedy drafts has the least log loss; 1 without rows."""
+    asked = _asked(requests, num_draft_tokens=num_draft_tokens)
     losses = {
-        temperature: _log_loss(
-            outcomes(
-                replace(head, confidence_temperature=temperature),
-                requests,
-                num_draft_tokens=num_draft_tokens,
-            )
-        )
+        temperature: _log_loss(_told(replace(head, confidence_temperature=temperature), *asked))
         for temperature in sorted(TEMPERATURES, key=lambda temperature: abs(temperature - 1.0))
     }
     return min(losses, key=losses.__getitem__)
@@ -52,14 +48,20 @@ def fit_temperature(
 
 def outcomes(
     head: ServingHead,
-    requests: Sequence[RequestFeatures],
+    requests: Sequence[RequestRows],
     *,
     num_draft_tokens: int,
 ) -> Outcomes:
     """Drafts at up to MAX_ROWS decode positions of the requests, compared with what was emitted there."""
-    contexts, continuations = decode_rows(requests, draft_tokens=num_draft_tokens)
-    stride = -(-len(contexts) // MAX_ROWS) or 1
-    contexts, continuations = contexts[::stride], continuations[::stride]
+    return _told(head, *_asked(requests, num_draft_tokens=num_draft_tokens))
+
+
+def _asked(requests: Sequence[RequestRows], *, num_draft_tokens: int) -> tuple[list[DraftContext], list[list[int]]]:
+    positions = sum(max(0, len(request.token_ids) - 1) for request in requests)
+    return decode_rows(requests, draft_tokens=num_draft_tokens, every=-(-positions // MAX_ROWS) or 1)
+
+
+def _told(head: ServingHead, contexts: Sequence[DraftContext], continuations: Sequence[list[int]]) -> Outcomes:
     if not contexts:
         return Outcomes(confidences=torch.empty(0), matched=torch.empty(0, dtype=torch.bool))
     confidences: list[float] = []

@@ -57,15 +57,44 @@ class Split:
     holdout: tuple[TokenSequence, ...]
 
 
+class RequestRows(Protocol):
+    """One request with the target's states, wherever they are. `hidden[i]` is the row that emitted `token_ids[i]`."""
+
+    @property
+    def prompt_token_ids(self) -> tuple[int, ...]: ...
+
+    @property
+    def token_ids(self) -> Tensor:  # [response] int64
+        ...
+
+    @property
+    def hidden(self) -> Tensor:  # [response, D] float32; bfloat16 where it only trains
+        """May be read from a disk each time: ask once, and let it go."""
+        ...
+
+    @property
+    def arrival(self) -> int: ...
+
+    @property
+    def tenant(self) -> str: ...
+
+    def will_read(self) -> None:
+        """`hidden` will be asked for soon."""
+        ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestFeatures:
-    """One request with the target's states. `hidden[i]` is the row that emitted `token_ids[i]`."""
+    """`RequestRows` in memory."""
 
     prompt_token_ids: tuple[int, ...]
     token_ids: Tensor  # [response] int64
     hidden: Tensor  # [response, D] float32; bfloat16 where it only trains
     arrival: int = 0
     tenant: str = ""
+
+    def will_read(self) -> None:
+        """They are here."""
 
 
 def usable(requests: Iterable[RecordedRequest], *, vocab_size: int, max_model_len: int) -> list[TokenSequence]:
@@ -135,7 +164,7 @@ def with_replay(recent: Sequence[TokenSequence], base: Sequence[TokenSequence]) 
     return [*recent, *replayed]
 
 
-def draft_vocabulary(requests: Iterable[RequestFeatures], *, size: int) -> Tensor:  # [<= size] int64, ascending
+def draft_vocabulary(requests: Iterable[RequestRows], *, size: int) -> Tensor:  # [<= size] int64, ascending
     """The tokens that the target emitted most often; at most `size`, fewer when the traffic has fewer."""
     counts = Counter(token for request in requests for token in request.token_ids.tolist())
     return torch.tensor(sorted(token for token, _ in counts.most_common(size)), dtype=torch.int64)

@@ -26,7 +26,7 @@ from bowsprit_engine.speculation.drafters.suffix import SuffixDrafter
 from bowsprit_engine.speculation.pool import DrafterPool
 from bowsprit_engine.speculation.replay import Recording, Replay
 from bowsprit_engine.speculation.verify import num_leading_equal
-from bowsprit_engine.training.data import RequestFeatures, TokenSequence, newest
+from bowsprit_engine.training.data import RequestRows, TokenSequence, newest
 from bowsprit_policy.wire import Comparison, DrafterState, DrafterType, Interval
 
 logger = logging.getLogger(__name__)
@@ -58,7 +58,7 @@ class ServedPool:
 class Traffic:
     """`judged`: requests whose steps count. `others`: what else was answered, for look-up to find in its time."""
 
-    judged: Sequence[RequestFeatures]
+    judged: Sequence[RequestRows]
     others: Sequence[TokenSequence] = ()
 
 
@@ -99,37 +99,42 @@ class PreparedHead:
         """Nothing is kept per sequence."""
 
 
-def prepared(head: Drafter, requests: Sequence[RequestFeatures], *, draft_tokens: int) -> PreparedHead:
+def prepared(head: Drafter, requests: Sequence[RequestRows], *, draft_tokens: int) -> PreparedHead:
     """Asked at every position with the target's true state there, through the drafter that serves.
 
     The requests' ids are their places.
     """
-    contexts, _ = decode_rows(requests, draft_tokens=draft_tokens)
-    drafts = iter(
-        [
+    by_request: dict[str, list[Draft]] = {}
+    for index, request in enumerate(requests):  # one at a time: states of all of them may be more than memory
+        contexts, _ = decode_rows([request], draft_tokens=draft_tokens)
+        by_request[f"{index}"] = [
             draft
             for begin in range(0, len(contexts), ROWS_PER_CALL)
             for draft in head.propose(contexts[begin : begin + ROWS_PER_CALL])
         ]
-    )
-    by_request = {f"{index}": [next(drafts) for _ in request.token_ids[1:]] for index, request in enumerate(requests)}
     return PreparedHead(head.name, by_request)
 
 
 def decode_rows(
-    requests: Sequence[RequestFeatures], *, draft_tokens: int
+    requests: Sequence[RequestRows], *, draft_tokens: int, every: int = 1
 ) -> tuple[list[DraftContext], list[list[int]]]:
-    """What a head is asked at every decode position of the requests, and the tokens that were emitted from there."""
+    """What a head is asked at decode positions of the requests, and the tokens that were emitted from there.
+
+    `every`: of so many positions, counted over all requests, the first.
+    """
     contexts: list[DraftContext] = []
     continuations: list[list[int]] = []
+    position = 0
     for request in requests:
         tokens = request.token_ids.tolist()
-        for row in range(len(tokens) - 1):
+        rows = range(-position % every, len(tokens) - 1, every)
+        position += len(tokens) - 1
+        for row, hidden in zip(rows, request.hidden[list(rows)], strict=True):
             contexts.append(
                 DraftContext(
                     request_id="",
                     token_ids=tokens[row : row + 1],
-                    hidden=request.hidden[row],
+                    hidden=hidden,
                     max_draft_tokens=draft_tokens,
                     seed=0,
                     temperature=0.0,
@@ -189,7 +194,7 @@ def compare(incumbent: Sequence[Walk], candidate: Sequence[Walk], *, seed: int =
     )
 
 
-def per_position(head: PreparedHead, requests: Sequence[RequestFeatures], *, draft_tokens: int) -> tuple[float, ...]:
+def per_position(head: PreparedHead, requests: Sequence[RequestRows], *, draft_tokens: int) -> tuple[float, ...]:
     """matched at i / reached i of the head's own drafts, over every position at which it proposes.
 
     Drafts past the answer's end don't count.

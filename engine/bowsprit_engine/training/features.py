@@ -1,11 +1,12 @@
 """The target's hidden states of recorded requests, recomputed by running it: capture keeps token ids only.
 
-Decides in which order requests run and what is left out when time runs short. Refuses to know how a head learns.
+Decides in which order requests run and what is left out when time runs short. Refuses to know how a head learns, and
+where states are kept (states.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,66 +15,56 @@ from torch import Tensor
 from bowsprit_engine.core.runner import BLOCK_SIZE, Runner, StepBatch
 from bowsprit_engine.errors import WorldError
 from bowsprit_engine.speculation.verify import num_leading_equal
-from bowsprit_engine.training import data
 from bowsprit_engine.training.artifact import SelfTest
-from bowsprit_engine.training.data import RequestFeatures, Split, TokenSequence
+from bowsprit_engine.training.data import RequestFeatures, RequestRows, TokenSequence
 from bowsprit_engine.training.deadline import FEATURES_UNTIL, TRAINING_UNTIL, Deadline
+from bowsprit_engine.training.selection import JUDGED_DTYPE, TRAINED_DTYPE, Chosen
+from bowsprit_engine.training.states import StateFile, StoredRequest
 
 READ_TOGETHER = 64  # requests: enough to share prompts, few enough that what time cuts off is the oldest
 PREFILL_ROWS = 256  # rows of one forward: enough to fill a GEMM, little enough to stay in cache
-MAX_TRAIN_TOKENS = 100_000  # emitted tokens of the newest requests
 SELFTEST_ROWS = 128
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Chosen:
-    """The requests of a run, by what they are for. `base_holdout` is empty without a base sample."""
-
-    train: list[TokenSequence]
-    validation: list[TokenSequence]
-    holdout: list[TokenSequence]
-    base_holdout: list[TokenSequence]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Features:
-    """The target's states of all requests of a run."""
+    """The requests of a run with the target's states, in the order in which they were chosen."""
 
-    train: list[RequestFeatures]
-    validation: list[RequestFeatures]
-    holdout: list[RequestFeatures]
-    base_holdout: list[RequestFeatures]
-
-
-def choose(split: Split, base: Split | None) -> Chosen:
-    """The newest requests to train on, a fifth of base ones among them."""
-    train = data.newest(split.train, max_tokens=MAX_TRAIN_TOKENS)
-    if base is not None:
-        train = data.with_replay(train, base.train)
-    return Chosen(
-        train=train,
-        validation=list(split.validation),
-        holdout=list(split.holdout),
-        base_holdout=list(base.holdout) if base is not None else [],
-    )
+    train: list[StoredRequest]
+    validation: list[StoredRequest]
+    holdout: list[StoredRequest]
+    base_holdout: list[StoredRequest]
 
 
 def compute(
-    runner: Runner, chosen: Chosen, *, deadline: Deadline, on_request: Callable[[int], None] = lambda done: None
+    runner: Runner,
+    chosen: Chosen,
+    file: StateFile,
+    *,
+    deadline: Deadline,
+    on_request: Callable[[int], None] = lambda done: None,
 ) -> Features:
     """Requests that judge first, since without them there is no verdict; then as many to train on as time allows.
 
-    Raises WorldError DeadlineExceeded when it doesn't suffice for that.
+    Raises WorldError DeadlineExceeded when it doesn't suffice for that, OSError when the file's disk is full.
     """
-    judging = [*chosen.holdout, *chosen.base_holdout, *chosen.validation]
-    longest = max(len(r.prompt_token_ids) + len(r.response_token_ids) for r in [*judging, *chosen.train])
-    reader = StateReader(runner, longest=longest)
-    judged = reader.read(judging, is_late=lambda: deadline.is_past(TRAINING_UNTIL), on_request=on_request)
-    train = reader.read(
+    judging = chosen.judging
+    reader = StateReader(runner, longest=chosen.longest)
+    judged = _stored(
+        reader.states(judging, is_late=lambda: deadline.is_past(TRAINING_UNTIL), on_request=on_request),
+        judging,
+        file,
+        dtype=JUDGED_DTYPE,
+    )
+    train = _stored(
+        reader.states(
+            chosen.train,
+            is_late=lambda: deadline.is_past(FEATURES_UNTIL),
+            on_request=lambda done: on_request(len(judging) + done),
+        ),
         chosen.train,
-        is_late=lambda: deadline.is_past(FEATURES_UNTIL),
-        on_request=lambda done: on_request(len(judging) + done),
-        dtype=torch.bfloat16,
+        file,
+        dtype=TRAINED_DTYPE,
     )
     if len(judged) < len(judging) or not train:
         raise WorldError(
@@ -90,13 +81,33 @@ def compute(
     )
 
 
-def selftest_of(requests: Sequence[RequestFeatures]) -> SelfTest:
+def _stored(
+    states: Iterable[tuple[int, Tensor]], requests: Sequence[TokenSequence], file: StateFile, *, dtype: torch.dtype
+) -> list[StoredRequest]:
+    """Those of the requests whose states there are, in their order."""
+    found: dict[int, StoredRequest] = {}
+    for index, hidden in states:
+        request = requests[index]
+        found[index] = StoredRequest(
+            prompt_token_ids=request.prompt_token_ids,
+            token_ids=torch.tensor(request.response_token_ids, dtype=torch.int64),
+            rows=file.append(hidden.to(dtype)),
+            arrival=request.arrival,
+            tenant=request.tenant,
+        )
+    return [found[index] for index in sorted(found)]
+
+
+def selftest_of(requests: Sequence[RequestRows]) -> SelfTest:
     """Rows spread evenly over these requests."""
-    rows = [(r.hidden[i], r.token_ids[i : i + 2]) for r in requests for i in range(len(r.token_ids) - 1)]
-    rows = rows[:: max(1, len(rows) // SELFTEST_ROWS)][:SELFTEST_ROWS]
-    return SelfTest(
-        hidden=torch.stack([hidden for hidden, _ in rows]), token_ids=torch.stack([tokens for _, tokens in rows])
-    )
+    places = [(request, row) for request in requests for row in range(len(request.token_ids) - 1)]
+    places = places[:: max(1, len(places) // SELFTEST_ROWS)][:SELFTEST_ROWS]
+    rows, token_ids = [], []
+    for request in requests:
+        if of_request := [row for owner, row in places if owner is request]:
+            rows.append(request.hidden[of_request])
+            token_ids += [request.token_ids[row : row + 2] for row in of_request]
+    return SelfTest(hidden=torch.cat(rows), token_ids=torch.stack(token_ids))
 
 
 class StateReader:
@@ -110,28 +121,39 @@ class StateReader:
         self._block_table = torch.arange(num_blocks, dtype=torch.int32)[None]
         self._cached: tuple[int, ...] = ()
 
-    def read(
+    def read(self, requests: Sequence[TokenSequence], *, is_late: Callable[[], bool]) -> list[RequestFeatures]:
+        """In memory, in the order given; stops early, with what it has, once `is_late()`."""
+        found = dict(self.states(requests, is_late=is_late))
+        return [
+            RequestFeatures(
+                prompt_token_ids=requests[index].prompt_token_ids,
+                token_ids=torch.tensor(requests[index].response_token_ids, dtype=torch.int64),
+                hidden=found[index].clone(),
+                arrival=requests[index].arrival,
+                tenant=requests[index].tenant,
+            )
+            for index in sorted(found)
+        ]
+
+    def states(
         self,
         requests: Sequence[TokenSequence],
         *,
         is_late: Callable[[], bool],
         on_request: Callable[[int], None] = lambda done: None,
-        dtype: torch.dtype = torch.float32,
-    ) -> list[RequestFeatures]:
-        """In the order given; stops early, with what it has, once `is_late()`. `dtype`: of the states that are kept.
+    ) -> Iterator[tuple[int, Tensor]]:  # of [response, D] float32
+        """A request's place and its states, until `is_late()`.
 
         The newest run first, READ_TOGETHER at a time in the order of their prompts: what a request shares with the one
         before (the system prompt, the template) is already in the cache at the right positions and isn't run again.
         """
-        features: dict[int, RequestFeatures] = {}
-        for index in _order(requests):
+        for done, index in enumerate(_order(requests), start=1):
             if is_late():
-                break
-            features[index] = self._read_one(requests[index], dtype)
-            on_request(len(features))
-        return [features[index] for index in sorted(features)]
+                return
+            yield index, self._read_one(requests[index])
+            on_request(done)
 
-    def _read_one(self, request: TokenSequence, dtype: torch.dtype) -> RequestFeatures:
+    def _read_one(self, request: TokenSequence) -> Tensor:  # [response, D]
         num_prompt = len(request.prompt_token_ids)
         tokens = request.prompt_token_ids + request.response_token_ids[:-1]
         start = min(num_leading_equal(self._cached, tokens), num_prompt - 1)
@@ -140,13 +162,7 @@ class StateReader:
             for begin in range(start, len(tokens), PREFILL_ROWS)
         ]
         self._cached = tokens
-        return RequestFeatures(
-            prompt_token_ids=request.prompt_token_ids,
-            token_ids=torch.tensor(request.response_token_ids, dtype=torch.int64),
-            hidden=torch.cat(hidden)[num_prompt - 1 - start :].to(dtype, copy=True),
-            arrival=request.arrival,
-            tenant=request.tenant,
-        )
+        return torch.cat(hidden)[num_prompt - 1 - start :]
 
     def _run(self, tokens: tuple[int, ...], begin: int, end: int) -> Tensor:  # [end - begin, D]
         batch = StepBatch(

@@ -1,0 +1,123 @@
+"""What a training run takes of its container's memory, summed before a weight is read; refused when it can't fit.
+
+Decides the sizes of what training itself allocates. States are on a disk, and what the system caches of that file it
+can take back, so they count with one request and one batch alone. Bytes of the model's tensors are models/memory.py's,
+the limit is server/memory_limit.py's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from bowsprit_engine.core.memory_budget import MemoryLimit, MemoryPart, readable
+from bowsprit_engine.core.runner import BLOCK_SIZE, ModelConfig
+from bowsprit_engine.errors import WorldError
+from bowsprit_engine.models.memory import (
+    DRAFT_VOCABULARY,
+    FLOAT_BYTES,
+    MOST_INTERMEDIATE,
+    kv_bytes_per_block,
+    largest_head_bytes,
+    loading_bytes,
+    num_parameters,
+    step_bytes,
+    weight_bytes,
+)
+from bowsprit_engine.speculation.drafters.answers import BYTES_PER_TOKEN
+from bowsprit_engine.speculation.drafters.suffix import KEPT_TOKENS
+from bowsprit_engine.training.features import PREFILL_ROWS
+
+# Anonymous memory with torch, transformers, pyarrow and autograd's libraries in use, measured on Linux: see DESIGN.md.
+PROCESS_BYTES = 512 << 20
+BYTES_PER_CAPTURED_TOKEN = 56  # a Python integer and two places for it; measured
+COPIES_OF_HEAD = 5  # weights, gradients, AdamW's two moments, the best so far
+SERVING_HEADS = 3  # the incumbent, the candidate, and the one that a validation judges
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingMemory:
+    """All parts and what they must fit into."""
+
+    parts: tuple[MemoryPart, ...]
+    limit: MemoryLimit
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(part.num_bytes for part in self.parts)
+
+    def check(self) -> None:
+        """Raises WorldError naming every part, the sum and the limit, when the sum is above the limit."""
+        if self.num_bytes > self.limit.num_bytes:
+            raise WorldError(
+                f"training needs {readable(self.num_bytes)} and {self.limit.source} is "
+                f"{readable(self.limit.num_bytes)}: {self}",
+                reason="InsufficientMemory",
+            )
+
+    def __str__(self) -> str:
+        return ", ".join(f"{part.name} {readable(part.num_bytes)} ({part.detail})" for part in self.parts)
+
+
+def plan_memory(
+    config: ModelConfig,
+    *,
+    itemsize: int,  # bytes of a weight and of a cached value
+    longest: int,  # tokens of the longest request
+    captured_tokens: int,
+    rows_per_batch: int,
+    draft_tokens: int,
+    limit: MemoryLimit,
+) -> TrainingMemory:
+    """Of a run on requests of these sizes."""
+    width = min(MOST_INTERMEDIATE, config.hidden_size)
+    step = step_bytes(config, max_rows=PREFILL_ROWS, max_logit_rows=0)
+    loading = loading_bytes(config, itemsize=itemsize)
+    blocks = -(-longest // BLOCK_SIZE)
+    head = FLOAT_BYTES * 5 * width * config.hidden_size
+    rows = rows_per_batch + longest  # whole requests: the last one of a batch may begin at its last row
+    batch = rows * batch_bytes_per_row(hidden_size=config.hidden_size, width=width, draft_tokens=draft_tokens)
+    serving = largest_head_bytes(config)
+    vocabulary = 2 * FLOAT_BYTES * DRAFT_VOCABULARY * config.hidden_size
+    look_up = KEPT_TOKENS * BYTES_PER_TOKEN
+    parts = (
+        MemoryPart(
+            name="weights",
+            num_bytes=weight_bytes(config, itemsize=itemsize),
+            detail=f"{num_parameters(config) / 1e6:.1f} M parameters of {itemsize} bytes, rotary tables",
+        ),
+        MemoryPart(
+            name="workspace",
+            num_bytes=max(step, loading),
+            detail=f"a step of {PREFILL_ROWS} rows {readable(step)}, or loading the largest tensor {readable(loading)}",
+        ),
+        MemoryPart(
+            name="KV cache",
+            num_bytes=blocks * kv_bytes_per_block(config, itemsize=itemsize),
+            detail=f"one request of {longest} tokens",
+        ),
+        MemoryPart(
+            name="head",
+            num_bytes=COPIES_OF_HEAD * head,
+            detail=f"{head // FLOAT_BYTES / 1e6:.1f} M weights, their gradients, AdamW's two moments, the best so far",
+        ),
+        MemoryPart(
+            name="vocabulary",
+            num_bytes=vocabulary,
+            detail=f"{DRAFT_VOCABULARY} rows of the LM head, and as products read them",
+        ),
+        MemoryPart(name="batch", num_bytes=batch, detail=f"up to {rows} rows at {draft_tokens} positions"),
+        MemoryPart(name="judging", num_bytes=SERVING_HEADS * serving + look_up, detail="heads that serve, look-up"),
+        MemoryPart(
+            name="captured traffic",
+            num_bytes=captured_tokens * BYTES_PER_CAPTURED_TOKEN,
+            detail=f"{captured_tokens} tokens; --max-tokens reads fewer",
+        ),
+        MemoryPart(name="process", num_bytes=PROCESS_BYTES, detail="the interpreter and its libraries"),
+    )
+    return TrainingMemory(parts=parts, limit=limit)
+
+
+def batch_bytes_per_row(*, hidden_size: int, width: int, draft_tokens: int) -> int:
+    """Of states, directions and halves of the MLP, and what backward keeps of each position; logits once."""
+    kept = 8 * hidden_size + 2 * width + draft_tokens * (6 * hidden_size + 7 * width)
+    return FLOAT_BYTES * (kept + 4 * DRAFT_VOCABULARY)
