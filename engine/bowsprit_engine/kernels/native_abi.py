@@ -133,7 +133,6 @@ class HeadDraftArgs(Structure):
         ("num_sequences", c_int64),
         ("sequences", POINTER(HeadSequence)),
         ("confidence_temperature", c_float),
-        ("cpu_seconds", c_double),
     ]
 
 

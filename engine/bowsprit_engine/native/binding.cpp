@@ -94,7 +94,6 @@ struct HeadDraftArgs {
   int64_t num_sequences;
   const HeadSequence* sequences;
   float confidence_temperature;
-  double cpu_seconds;  // out
 };
 
 static Packed packed_of(const PackedArgs& args) { return {args.data, args.rows, args.columns}; }
@@ -195,14 +194,14 @@ int bowsprit_model_step(Model* model, StepArgs* args) {
   });
 }
 
-int bowsprit_head_draft(const HeadArgs* of, HeadDraftArgs* args) {
+int bowsprit_head_draft(const HeadArgs* of, const HeadDraftArgs* args) {
   return guarded([&] {
     const Head head{packed_of(of->token_up), packed_of(of->state_up), packed_of(of->down), packed_of(of->lm_head),
                     of->token_scale,         of->state_scale,         of->output_scale,    of->token_table,
                     of->token_ids,           of->vocab_size,          of->rms_norm_eps};
     std::string found = fault(head, args->sequences, args->num_sequences);
     if (found.empty())
-      args->cpu_seconds = draft_by(head, args->sequences, args->num_sequences, args->confidence_temperature);
+      draft_by(head, args->sequences, args->num_sequences, args->confidence_temperature);
     return found;
   });
 }

@@ -190,12 +190,12 @@ std::string fault(const Head& head, const HeadSequence* sequences, int64_t num_s
   return "";
 }
 
-double draft_by(const Head& head, const HeadSequence* sequences, int64_t num_sequences, float confidence_temperature) {
-  if (num_sequences == 0) return 0.0;
+void draft_by(const Head& head, const HeadSequence* sequences, int64_t num_sequences, float confidence_temperature) {
+  if (num_sequences == 0) return;
   thread_local Workspace workspace;
   const std::shared_ptr<Pool> threads = pool();
   Drafting drafting(head, sequences, num_sequences, confidence_temperature, workspace, threads->num_threads());
-  return threads->run(drafting.plan());
+  threads->run(drafting.plan());
 }
 
 }  // namespace bowsprit

@@ -39,8 +39,7 @@ struct HeadSequence {
 // What is wrong with these sequences, or empty. `draft_by` itself checks nothing.
 std::string fault(const Head& head, const HeadSequence* sequences, int64_t num_sequences);
 
-// Scores are divided by `confidence_temperature` before they tell how sure a draft is. Returns processor seconds over
-// all threads.
-double draft_by(const Head& head, const HeadSequence* sequences, int64_t num_sequences, float confidence_temperature);
+// Scores are divided by `confidence_temperature` before they tell how sure a draft is.
+void draft_by(const Head& head, const HeadSequence* sequences, int64_t num_sequences, float confidence_temperature);
 
 }  // namespace bowsprit
