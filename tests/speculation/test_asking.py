@@ -9,11 +9,12 @@ import pytest
 
 from bowsprit_engine.core.request import Request, SamplingParams, SpeculationParams
 from bowsprit_engine.core.sequence import LiveSequence
-from bowsprit_engine.speculation.asking import MOST_PRICE, SAMPLED_EVERY, SELDOM, Record, price_of
+from bowsprit_engine.speculation.asking import SAMPLED_EVERY, SELDOM, Record
 from bowsprit_engine.speculation.confidence import Rate
 from bowsprit_engine.speculation.drafters.base import Draft
 from bowsprit_engine.speculation.drafters.suffix import SuffixDrafter
 from bowsprit_engine.speculation.pool import DrafterPool
+from bowsprit_engine.speculation.prices import MOST_PRICE
 from bowsprit_engine.speculation.scoring import PROMISE
 from bowsprit_policy.wire import DrafterState, DrafterType
 
@@ -172,7 +173,7 @@ def test_a_token_that_matched_and_was_not_verified_is_worth_but_a_part_of_one_th
     live.token_ids.append(TRUTH)
     pool.learn(live)
 
-    assert pool.record(drafter.name, live).own == Rate(matched=worth, judged=1.0)
+    assert pool.state.scores.record(drafter.name, live).own == Rate(matched=worth, judged=1.0)
 
 
 def test_a_drafter_that_says_what_another_one_is_believed_for_is_worth_asking_too():
@@ -296,13 +297,6 @@ def test_nothing_is_kept_of_a_text_that_ended():
     gc.collect()
 
     assert text() is None
-
-
-def test_without_times_asking_costs_nothing():
-    """Before the first step was timed, and for a drafter never asked; one slow answer never shuts a drafter up."""
-    assert price_of(seconds=None, step_seconds=1.0, batch=8) == price_of(seconds=1.0, step_seconds=None, batch=8) == 0.0
-    assert price_of(seconds=2e-5, step_seconds=1e-2, batch=8) == pytest.approx(0.016)
-    assert price_of(seconds=1.0, step_seconds=1e-2, batch=1) == MOST_PRICE
 
 
 def test_one_token_in_five_drafts_is_worth_asking_and_one_in_a_hundred_is_not():

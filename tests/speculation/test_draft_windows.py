@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bowsprit_engine.speculation.windows import windows
+from bowsprit_engine.speculation.windows import row_share, windows
 
 FLAT = (1.0,) * 20
 STEEP = tuple(1.0 + 0.5 * n for n in range(20))
@@ -60,3 +60,11 @@ def test_no_other_choice_emits_more_per_second(survivals, rises):
     best = max(goodput(lengths) for lengths in product(*(range(len(of) + 1) for of in survivals)))
 
     assert goodput(windows(survivals, curve, sure_tokens=len(survivals))) == pytest.approx(best)
+
+
+@pytest.mark.parametrize(
+    ("curve", "share"), [([2.0, 2.1, 2.2], 0.05), ([2.0, 1.9], 0.0), ([2.0], 0.0), ([], 0.0)], ids=str
+)
+def test_a_row_takes_its_share_of_the_curve(curve, share):
+    """Nothing where the curve falls, by noise, or isn't known."""
+    assert row_share(curve) == pytest.approx(share)

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 
 from bowsprit_engine.core.scheduler import Scheduler, StepPlan
 from bowsprit_engine.core.sequence import LiveSequence
-from bowsprit_engine.speculation.drafting import PoolReport, forced_of
+from bowsprit_engine.speculation.contexts import forced_of
 from bowsprit_engine.speculation.policy import PolicyExecutor, StepCaps
 from bowsprit_engine.speculation.pool import DrafterPool
-from bowsprit_engine.speculation.proposal import Proposal
+from bowsprit_engine.speculation.proposal import PoolReport, Proposal
 from bowsprit_engine.speculation.table import narrowed
-from bowsprit_engine.speculation.windows import windows
+from bowsprit_engine.speculation.windows import ROWS_PRICED, row_share, windows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +53,14 @@ class StepDrafter:
         bound = _bound(plan, caps, probed)
         watch = [caps.watch * sequence.request.speculation.enabled for sequence in plan.decodes]
         forced = forced_of(plan.decodes, allowed)
-        report = self._pool.draft(plan.decodes, allowed, watch=watch, forced=forced, bound=bound)
+        report = self._pool.draft(
+            plan.decodes,
+            allowed,
+            watch=watch,
+            forced=forced,
+            bound=bound,
+            row_share=self._row_share(plan) if caps.has_windows else 0.0,
+        )
         proposals = self._windowed(plan, report.proposals, bound)
         kept = [self._fitting(sequence, proposal) for sequence, proposal in zip(plan.decodes, proposals, strict=True)]
         self._pool.grant(plan.decodes, kept)
@@ -71,6 +78,12 @@ class StepDrafter:
             room = sequence.room_for_drafts(self._max_model_len)
             allowed.append(narrowed(by_drafter, sequence.request.speculation, room=room))
         return allowed
+
+    def _row_share(self, plan: StepPlan) -> float:
+        batch = len(plan.decodes)
+        return row_share(
+            self._policy.curve(batch=batch, rows=batch, most=ROWS_PRICED * batch, context=plan.mean_context)
+        )
 
     def _windowed(self, plan: StepPlan, proposals: Sequence[Proposal], bound: frozenset[int]) -> Sequence[Proposal]:
         """As much of each proposal as pays in this step; those that are bound get all of theirs."""

@@ -20,9 +20,6 @@ LEAN = 0.5  # drafts' worth of belief has the record of all sequences
 SAMPLED_EVERY = 8  # steps, and twice or four times as many
 SELDOM = 32
 SAMPLING_SHARE = 0.005  # of step time
-HANDLING_KEEP = 0.9  # of a draft's seconds beside its drafter, per step
-MOST_GROWTH = 4.0  # of measured seconds, in one measurement
-MOST_PRICE = 0.1  # tokens: one slow answer shuts nobody up
 
 
 @dataclass(slots=True, kw_only=True)
@@ -61,45 +58,8 @@ class Sampling:
             self._steps_since = 0
 
 
-@dataclass(slots=True)
-class Handling:
-    """What the pool does with a draft that a drafter made: choosing, composing, scoring. Measured, as asking is."""
-
-    seconds_per_draft: float = 0.0
-    _seconds: float = 0.0
-    _num_drafts: int = 0
-
-    def add(self, seconds: float) -> None:
-        """Of the step under way."""
-        self._seconds += seconds
-
-    def count(self, num_drafts: int) -> None:
-        """So many were made, also empty ones."""
-        self._num_drafts += num_drafts
-
-    def begin_step(self) -> None:
-        """The last step's drafts are handled; what it took without any is nobody's price."""
-        if self._num_drafts:
-            latest = self._seconds / self._num_drafts
-            known = self.seconds_per_draft or latest
-            self.seconds_per_draft = known * HANDLING_KEEP + min(latest, MOST_GROWTH * known) * (1 - HANDLING_KEEP)
-        self._seconds, self._num_drafts = 0.0, 0
-
-
 def _steps_between(share: float) -> int:
     steps = SAMPLED_EVERY
     while steps < SELDOM and share > SAMPLING_SHARE * steps:
         steps *= 2
     return steps
-
-
-def price_of(*, seconds: float | None, step_seconds: float | None, batch: int) -> float:
-    """Of asking for one sequence, in tokens of a step that emits one per sequence; nothing while times are unknown."""
-    return min(MOST_PRICE, share_of_step(seconds=seconds, step_seconds=step_seconds, batch=batch))
-
-
-def share_of_step(*, seconds: float | None, step_seconds: float | None, batch: int) -> float:
-    """What asking for every sequence takes of a step; nothing while times are unknown."""
-    if not seconds or not step_seconds:
-        return 0.0
-    return seconds / step_seconds * batch

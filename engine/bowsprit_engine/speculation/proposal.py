@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import NamedTuple
 
+AHEAD = "+"  # marks tokens that follow another drafter's: they match more or less often than those that begin
 NOBODY = ""  # the source of tokens that a grammar leaves no choice about: they count in no drafter's figures
 
 
@@ -43,6 +44,24 @@ class Proposal:
             if end == len(self.sources) or self.sources[end] != self.sources[begin]:
                 yield Run(drafter=self.sources[begin], begin=begin, end=end)
                 begin = end
+
+
+NOTHING = Proposal()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolReport:
+    """One step's drafting: a proposal per sequence; who was asked, proposed, and for how long.
+
+    `asked_by_sequence`: whose turn it was to begin, per sequence; look-up that wasn't worth asking counts as asked, so
+    that E is of all steps. Drafters held at 0 that are only watched are in none.
+    """
+
+    proposals: tuple[Proposal, ...]
+    asked: Mapping[str, int] = field(default_factory=dict)
+    proposed: Mapping[str, int] = field(default_factory=dict)
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    asked_by_sequence: tuple[tuple[str, ...], ...] = ()
 
 
 class Turn(NamedTuple):

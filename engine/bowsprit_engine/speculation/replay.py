@@ -15,12 +15,12 @@ from dataclasses import dataclass
 from bowsprit_engine.core.grammar import CompiledGrammar
 from bowsprit_engine.core.request import Request, SamplingParams, SpeculationParams
 from bowsprit_engine.core.sequence import LiveSequence
-from bowsprit_engine.speculation.drafting import forced_of
+from bowsprit_engine.speculation.contexts import forced_of
 from bowsprit_engine.speculation.pool import DrafterPool
 from bowsprit_engine.speculation.proposal import Proposal
 from bowsprit_engine.speculation.table import narrowed
 from bowsprit_engine.speculation.verify import judge
-from bowsprit_engine.speculation.windows import windows
+from bowsprit_engine.speculation.windows import ROWS_PRICED, row_share, windows
 
 StepSeconds = Callable[[int, int], float]  # (sequences, rows) -> seconds of a step
 
@@ -143,7 +143,13 @@ class Replay:
             narrowed(self._caps, sequence.request.speculation, room=len(live.left) - 1)
             for live, sequence in zip(running, sequences, strict=True)
         ]
-        drafted = self._pool.draft(sequences, caps, forced=forced_of(sequences, caps)).proposals
+        priced = self._curve(len(running), ROWS_PRICED * len(running))
+        drafted = self._pool.draft(
+            sequences,
+            caps,
+            forced=forced_of(sequences, caps),
+            row_share=0.0 if priced is None else row_share(priced),
+        ).proposals
         curve = self._curve(len(running), sum(len(proposal.token_ids) for proposal in drafted))
         granted = (
             [len(proposal.token_ids) for proposal in drafted]

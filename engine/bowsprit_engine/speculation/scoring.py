@@ -8,13 +8,15 @@ asks.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from operator import mul
 from typing import Self
 
+from bowsprit_engine.core.sequence import LiveSequence
 from bowsprit_engine.speculation.asking import Record
-from bowsprit_engine.speculation.confidence import Fortune, Learns, TokenKind
+from bowsprit_engine.speculation.confidence import Fortune, Learns, Rate, TokenKind
+from bowsprit_engine.speculation.contexts import context_of
 from bowsprit_engine.speculation.drafters.base import DraftContext
 from bowsprit_engine.speculation.proposal import Proposal
 from bowsprit_engine.speculation.verify import num_leading_equal
@@ -29,24 +31,16 @@ def survivals_of(probabilities: Iterable[float]) -> tuple[float, ...]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
-    """A draft and what is believed of it. `survivals[i]`: P(tokens 0..i all match); `gain`: their sum."""
+    """A draft and what is believed of it. `survivals[i]`: P(tokens 0..i all match).
+
+    `gain`: tokens that verifying it is expected to bring, less what its rows cost.
+    """
 
     drafter: str
     token_ids: tuple[int, ...]
     kinds: tuple[TokenKind, ...]
     survivals: tuple[float, ...]
     gain: float
-
-    @classmethod
-    def of(
-        cls,
-        drafter: str,
-        token_ids: tuple[int, ...],
-        kinds: tuple[TokenKind, ...],
-        probabilities: Iterable[float],  # P(token i matches | all before it do)
-    ) -> Self:
-        survivals = survivals_of(probabilities)
-        return cls(drafter=drafter, token_ids=token_ids, kinds=kinds, survivals=survivals, gain=sum(survivals))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +65,11 @@ class Pending:
     is_watched: bool
     num_matched: int = 0
     num_verified: int | None = None
+
+    @classmethod
+    def of(cls, candidate: Candidate, sequence: LiveSequence, *, skipped: int = 0, is_watched: bool = False) -> Self:
+        """Of a draft that was made just now."""
+        return cls(candidate=candidate, start=len(sequence.token_ids), skipped=skipped, is_watched=is_watched)
 
     @property
     def tokens_brought(self) -> float:
@@ -143,3 +142,45 @@ class SequenceScores:
                 return True
             pending.num_matched += 1
         return len(token_ids) > pending.start
+
+
+class Scores:
+    """Of an engine's live sequences, by request id."""
+
+    def __init__(self) -> None:
+        self._of: dict[str, SequenceScores] = {}
+        self._overall: dict[str, Rate] = {}  # matched tokens per draft of all sequences, by slot
+
+    def of(self, sequence: LiveSequence) -> SequenceScores:
+        scores = self._of.get(sequence.request_id)
+        if scores is None:
+            scores = self._of[sequence.request_id] = SequenceScores()
+        return scores
+
+    def known(self, sequence: LiveSequence) -> SequenceScores | None:
+        """None where nobody asked for it yet."""
+        return self._of.get(sequence.request_id)
+
+    def record(self, slot: str, sequence: LiveSequence) -> Record:
+        """What a count-based drafter's drafts for this sequence came to. `slot`: its name, or that with AHEAD."""
+        records = self.of(sequence).records
+        if slot not in records:
+            records[slot] = Record(overall=self._overall.setdefault(slot, Rate()))
+        return records[slot]
+
+    def text_of(self, sequence: LiveSequence, cap: int) -> DraftContext:
+        """What a count-based drafter may look at: no state of the target. Kept, since the tokens are the live ones."""
+        contexts = self.of(sequence).contexts
+        if cap not in contexts:
+            contexts[cap] = replace(context_of(sequence, cap), hidden=None)
+        return contexts[cap]
+
+    def drop(self, sequence: LiveSequence) -> None:
+        """It ended."""
+        self._of.pop(sequence.request_id, None)
+
+    def void(self, slots: Iterable[str]) -> None:
+        """Their drafts wait for nothing any more."""
+        for slot in slots:
+            for scores in self._of.values():
+                scores.pending.pop(slot, None)

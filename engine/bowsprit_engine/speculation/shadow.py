@@ -18,8 +18,8 @@ from functools import partial
 from bowsprit_engine.core.sequence import LiveSequence
 from bowsprit_engine.errors import SpeculatorError
 from bowsprit_engine.speculation.allowance import Allowance
+from bowsprit_engine.speculation.contexts import context_of
 from bowsprit_engine.speculation.drafters.base import Draft, DraftContext, ShadowableDrafter, why_unsound
-from bowsprit_engine.speculation.drafting import context_of
 from bowsprit_engine.speculation.paired_scores import Pair, PairedScores
 from bowsprit_policy.wire import DrafterState, ShadowStats
 

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from itertools import accumulate
 from operator import itemgetter
 
+ROWS_PRICED = 2  # drafted rows of each sequence, over which the price of one is averaged
+
 
 def windows(
     survivals: Sequence[Sequence[float]],  # per sequence: P(tokens 0..i all match), falling with i
@@ -39,3 +41,13 @@ def windows(
     for _, index in flat[:num_best]:
         lengths[index] += 1
     return lengths
+
+
+def row_share(curve: Sequence[float]) -> float:
+    """Of a step without drafts, what one row more takes on average; 0 where the curve is unknown.
+
+    `curve`: seconds of a step with 0, 1, 2, … drafted rows, as far as rows are to be averaged over; noisy.
+    """
+    if len(curve) < 2:
+        return 0.0
+    return max(0.0, curve[-1] / curve[0] - 1.0) / (len(curve) - 1)

@@ -1,0 +1,41 @@
+"""What drafters are shown of a live sequence, and what its grammar drafts before anybody is asked.
+
+Refuses to know who is shown it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from bowsprit_engine.core.sequence import LiveSequence
+from bowsprit_engine.speculation.drafters.base import DraftContext
+
+
+def context_of(sequence: LiveSequence, cap: int, *, ahead: tuple[int, ...] = ()) -> DraftContext:
+    """What a drafter may look at. `cap`: most tokens."""
+    request = sequence.request
+    return DraftContext(
+        request_id=request.request_id,
+        token_ids=sequence.token_ids,
+        hidden=sequence.hidden,
+        max_draft_tokens=cap,
+        seed=request.sampling.seed,
+        temperature=request.sampling.temperature,
+        top_k=request.sampling.top_k,
+        top_p=request.sampling.top_p,
+        min_p=request.sampling.min_p,
+        num_prompt_tokens=sequence.num_prompt_tokens,
+        tenant=request.tenant,
+        ahead=ahead,
+    )
+
+
+def forced_of(
+    sequences: Sequence[LiveSequence],
+    caps: Sequence[Mapping[str, int]],  # per sequence: most draft tokens by drafter name
+) -> list[tuple[int, ...]]:
+    """Per sequence, what its grammar leaves no choice about, as far as anybody may draft."""
+    return [
+        () if sequence.grammar is None else sequence.forced(max(by_drafter.values(), default=0))
+        for sequence, by_drafter in zip(sequences, caps, strict=True)
+    ]

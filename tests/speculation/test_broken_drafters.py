@@ -1,0 +1,61 @@
+"""A drafter that raises, or gives what no working one gives, is Broken from then on; serving goes on."""
+
+from __future__ import annotations
+
+from bowsprit_engine.speculation.drafters.base import Draft
+from bowsprit_engine.speculation.pool import DrafterPool
+from bowsprit_engine.speculation.proposal import Proposal
+from bowsprit_policy.wire import DrafterState
+from speculation.pool_drafters import counts, emit, head, sequence
+
+CAPS = {"counts": 2, "head": 3}
+
+
+def test_the_wrong_number_of_drafts_breaks_the_drafter():
+    """Drafts can't be told apart then; none of them is used."""
+    strange = head()
+    strange.propose = lambda contexts: []
+    pool = DrafterPool([strange], vocab_size=10)
+
+    report = pool.draft([sequence("a")], [CAPS])
+
+    assert report.proposals == (Proposal(),)
+    assert (strange.state, strange.reason[:26]) == (DrafterState.BROKEN, "0 drafts for 1 sequences, ")
+
+
+def test_confidences_of_another_number_than_tokens_break_the_drafter():
+    """They can't be told apart."""
+    strange = head()
+    strange.propose = lambda contexts: [Draft(token_ids=(1, 2), confidences=(0.5,))]
+    pool = DrafterPool([strange], vocab_size=10)
+    pool.draft([sequence("a")], [CAPS])
+
+    assert strange.state is DrafterState.BROKEN
+
+
+def test_a_drafter_that_raises_while_learning_is_broken():
+    """Learning is no more trusted than drafting."""
+    learner = counts({})
+
+    def learn(context):
+        raise RuntimeError("full")
+
+    learner.learn = learn
+    pool = DrafterPool([learner], vocab_size=10)
+    emit(pool, sequence("a"), 3)
+
+    assert (learner.state, learner.reason) == (DrafterState.BROKEN, "RuntimeError: full")
+
+
+def test_a_drafter_that_raises_when_a_sequence_ends_is_broken():
+    """And the sequence ends all the same."""
+    drafter = counts({})
+
+    def fail(_):
+        raise RuntimeError("no")
+
+    drafter.forget = fail
+    pool = DrafterPool([drafter], vocab_size=10)
+    pool.forget(sequence("a"))
+
+    assert (drafter.state, drafter.reason) == (DrafterState.BROKEN, "RuntimeError: no")
