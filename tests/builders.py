@@ -36,10 +36,12 @@ def drafter_stats(
     matched: Sequence[int] = (),
     extendable: Sequence[int] = (),
     drafted: Sequence[int] = (),
+    accepted: Sequence[int] | None = None,
     drafted_tokens: int | None = None,
     draft_seconds: float = 0.0,
 ) -> DrafterStats:
     """Counters of one drafter; accepted tokens follow from `matched`, drafted ones from `reached` unless given."""
+    accepted = matched if accepted is None else accepted
     return DrafterStats(
         name=name,
         type=type,
@@ -49,11 +51,12 @@ def drafter_stats(
         opportunities=opportunities,
         proposed=proposed,
         drafted_tokens=sum(reached) if drafted_tokens is None else drafted_tokens,
-        accepted_tokens=sum(matched),
+        accepted_tokens=sum(accepted),
         reached=tuple(reached),
         matched=tuple(matched),
         extendable=tuple(extendable),
         drafted=tuple(drafted),
+        accepted=tuple(accepted),
         draft_seconds=draft_seconds,
     )
 

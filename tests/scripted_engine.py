@@ -136,7 +136,14 @@ class ScriptedEngine:
     def drafters(self) -> tuple[DrafterStats, ...]:
         return (
             drafter_stats(
-                opportunities=10, proposed=6, reached=(6, 4), matched=(4, 1), extendable=(7, 6), drafted=(6, 5)
+                opportunities=15,
+                proposed=11,
+                reached=(12, 4),
+                matched=(9, 1),
+                extendable=(7, 6),
+                drafted=(6, 5),
+                drafted_tokens=10,
+                accepted=(4, 1),
             ).model_copy(update={"kv_lag_tokens": 7, "not_finite": 2}),
         )
 

@@ -139,7 +139,8 @@ class DrafterStats(WireModel):
     asked, and of a count-based drafter also those in which asking wasn't worth it; `proposed`: those in which it
     proposed at least one token. `drafted_tokens` and `accepted_tokens` count verified tokens only and exclude the bonus
     token. A count-based drafter that is held at 0 is scored on emitted text where it is asked: that counts in
-    `opportunities`, `proposed`, `reached` and `matched`, and in nothing else.
+    `opportunities`, `proposed`, `reached` and `matched`, and in nothing else. `accepted[i]`: of `matched[i]`, those
+    that were verified.
     `draft_seconds`: wall seconds spent drafting. Of a drafter with a KV cache of its own: `kv_lag_tokens`, a gauge,
     tokens of live sequences that the target has computed and it hasn't; `not_finite`: drafts that ended in logits that
     are not finite. `shadow`: its candidate, where one is loaded; nothing of it is in the other figures.
@@ -158,6 +159,7 @@ class DrafterStats(WireModel):
     matched: tuple[int, ...] = ()
     extendable: tuple[int, ...] = ()
     drafted: tuple[int, ...] = ()
+    accepted: tuple[int, ...] = ()
     draft_seconds: float = 0.0
     kv_lag_tokens: int = 0
     not_finite: int = 0

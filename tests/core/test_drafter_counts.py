@@ -32,7 +32,7 @@ def test_tokens_after_another_drafters_count_from_where_they_stand():
     stats = counted(turns=[Turn(drafter="d", begin=2, end=4, limit=5, num_judged=4, num_accepted=3)])
 
     assert (stats.extendable, stats.drafted) == ((0, 0, 1, 1, 1), (0, 0, 1, 1))
-    assert (stats.reached, stats.matched) == ((0, 0, 1, 1), (0, 0, 1))
+    assert (stats.reached, stats.matched, stats.accepted) == ((0, 0, 1, 1), (0, 0, 1), (0, 0, 1))
     assert (stats.drafted_tokens, stats.accepted_tokens) == (2, 1)
 
 
@@ -56,7 +56,7 @@ def test_what_is_held_at_zero_counts_as_reached_and_matched_and_not_as_drafted()
     )
 
     assert (stats.opportunities, stats.proposed, stats.drafted_tokens, stats.drafted) == (2, 1, 0, ())
-    assert (stats.reached, stats.matched) == ((2, 1, 1), (1, 1))
+    assert (stats.reached, stats.matched, stats.accepted) == ((2, 1, 1), (1, 1), ())
 
 
 def test_mode_fixed_drafts_in_every_step_however_hopeless():

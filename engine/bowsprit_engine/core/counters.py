@@ -32,6 +32,7 @@ class DrafterCounts:
     matched: list[int] = field(default_factory=list)
     extendable: list[int] = field(default_factory=list)
     drafted: list[int] = field(default_factory=list)
+    accepted: list[int] = field(default_factory=list)
     seconds: float = 0.0
 
 
@@ -116,7 +117,8 @@ class Counters:
                     counts.drafted_tokens += turn.num_drafted * times
                     counts.accepted_tokens += turn.num_drafted_accepted * times
                     _add(counts.drafted, turn.begin, turn.end, times=times)
-                    _add(counts.matched, turn.begin, min(turn.end, turn.num_accepted), times=times)
+                    for of in (counts.matched, counts.accepted):
+                        _add(of, turn.begin, min(turn.end, turn.num_accepted), times=times)
 
     def add_watched(self, watched: Sequence[Watched]) -> None:
         """What drafters that are held at 0 would have got: nothing of it was verified, nor counts as drafted."""
@@ -172,6 +174,7 @@ class Counters:
                 matched=tuple(counts.matched),
                 extendable=tuple(counts.extendable),
                 drafted=tuple(counts.drafted),
+                accepted=tuple(counts.accepted),
                 draft_seconds=counts.seconds,
                 kv_lag_tokens=drafter.kv_lag_tokens if isinstance(drafter, CachingDrafter) else 0,
                 not_finite=drafter.num_not_finite if isinstance(drafter, CachingDrafter) else 0,

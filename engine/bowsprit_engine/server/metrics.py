@@ -6,6 +6,7 @@ labels (api.md, "Metrics"), and no figure that a fleet couldn't sum, but for gau
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 
 from prometheus_client import CollectorRegistry
@@ -21,7 +22,7 @@ from prometheus_client.registry import Collector
 from bowsprit_engine.capture.intake import Capture
 from bowsprit_engine.server.handle import EngineHandle
 from bowsprit_engine.server.speedup import estimated_speedups
-from bowsprit_policy.wire import DrafterStats, EngineStats, PolicyStatus, StepCell
+from bowsprit_policy.wire import DrafterStats, EngineStats, LoweredDrafter, PolicyStatus, StepCell
 
 
 class EngineCollector(Collector):
@@ -78,32 +79,41 @@ class EngineCollector(Collector):
             return self._counter(f"spec_decode_{name}", text, [({"drafter": key}, v) for key, v in value.items()])
 
         drafters = {drafter.name: drafter for drafter in stats.drafters}
-        yield counted("num_drafts", "Drafts verified.", {n: _drafts(d) for n, d in drafters.items()})
-        yield counted("num_draft_tokens", "Tokens drafted.", {n: d.drafted_tokens for n, d in drafters.items()})
-        yield counted(
-            "num_accepted_tokens", "Drafted tokens accepted.", {n: d.accepted_tokens for n, d in drafters.items()}
-        )
-        yield counted(
-            "wasted_draft_tokens",
-            "Drafted tokens refused.",
-            {n: d.drafted_tokens - d.accepted_tokens for n, d in drafters.items()},
-        )
-        yield counted(
-            "opportunities",
-            "Sequence-steps in which it could draft.",
-            {n: d.opportunities for n, d in drafters.items()},
-        )
-        yield counted("proposed", "Sequence-steps in which it proposed.", {n: d.proposed for n, d in drafters.items()})
-        yield counted("draft_seconds", "Seconds spent drafting.", {n: d.draft_seconds for n, d in drafters.items()})
-        yield counted(
-            "not_finite", "Drafts ended by logits that are not finite.", {n: d.not_finite for n, d in drafters.items()}
-        )
+        for name, text, values in (
+            ("num_drafts", "Verified drafts that it began.", {n: _drafts(d) for n, d in drafters.items()}),
+            ("num_draft_tokens", "Its tokens verified.", {n: d.drafted_tokens for n, d in drafters.items()}),
+            ("num_accepted_tokens", "Of those, accepted.", {n: d.accepted_tokens for n, d in drafters.items()}),
+            (
+                "wasted_draft_tokens",
+                "Of those, refused.",
+                {n: d.drafted_tokens - d.accepted_tokens for n, d in drafters.items()},
+            ),
+            (
+                "opportunities",
+                "Sequence-steps in which it was asked; of look-up also those in which asking wasn't worth it.",
+                {n: d.opportunities for n, d in drafters.items()},
+            ),
+            (
+                "proposed",
+                "Of those, in which it had a token to propose, also where it is only scored, held at 0.",
+                {n: d.proposed for n, d in drafters.items()},
+            ),
+            ("draft_seconds", "Wall seconds of asking it.", {n: d.draft_seconds for n, d in drafters.items()}),
+            (
+                "not_finite",
+                "Drafts ended by logits that are not finite.",
+                {n: d.not_finite for n, d in drafters.items()},
+            ),
+        ):
+            yield counted(name, text, values)
         yield self._gauge(
             "draft_kv_lag_tokens",
             "Tokens of live sequences that the target has computed and the drafter hasn't.",
             [({"drafter": name}, drafter.kv_lag_tokens) for name, drafter in drafters.items()],
         )
-        info = InfoMetricFamily(f"{self._prefix}:drafter_revision", "What each drafter is.", labels=[*self._common])
+        info = InfoMetricFamily(
+            f"{self._prefix}:drafter_revision", "Type, state and revision of each drafter.", labels=[*self._common]
+        )
         for d in stats.drafters:
             words = {"drafter": d.name, "type": d.type.value, "state": d.state.value, "revision": d.revision or ""}
             info.add_metric([*self._common.values()], words)
@@ -111,11 +121,24 @@ class EngineCollector(Collector):
 
     def _positions(self, drafters: Iterable[DrafterStats]) -> Iterator[Metric]:
         for name, text, field in (
-            ("spec_decode_extendable", "Within the cap, and all before drafted.", "extendable"),
-            ("spec_decode_drafted", "Of those extendable, drafted.", "drafted"),
-            ("spec_decode_reached", "Within the cap, and all before matched; scored ones included.", "reached"),
+            (
+                "spec_decode_extendable",
+                "Sequence-steps in which this position was within its cap and turn, and all before were drafted.",
+                "extendable",
+            ),
+            ("spec_decode_drafted", "Of those extendable, in which its token stood there to be verified.", "drafted"),
+            (
+                "spec_decode_reached",
+                "Sequence-steps in which this position was within its cap and turn, and all before were drafted and "
+                "matched; of look-up that is held at 0 by the emitted text.",
+                "reached",
+            ),
             ("spec_decode_matched", "Of those reached, drafted and matched.", "matched"),
-            ("spec_decode_num_accepted_tokens_per_pos", "Accepted, by position (vLLM's name).", "matched"),
+            (
+                "spec_decode_num_accepted_tokens_per_pos",
+                "Its verified tokens accepted, by position (vLLM's name).",
+                "accepted",
+            ),
         ):
             yield self._counter(
                 name,
@@ -130,21 +153,28 @@ class EngineCollector(Collector):
     def _shadows(self, drafters: Iterable[DrafterStats]) -> Iterator[Metric]:
         """Families of their own: no sum over drafters may take in what nobody was served."""
         shadows = {drafter.name: drafter.shadow for drafter in drafters if drafter.shadow is not None}
-        info = InfoMetricFamily(f"{self._prefix}:shadow_revision", "What is compared.", labels=[*self._common])
+        info = InfoMetricFamily(
+            f"{self._prefix}:shadow_revision",
+            "A candidate in the shadow, and the revision that serves beside it.",
+            labels=[*self._common],
+        )
         for name, shadow in shadows.items():
             words = {"drafter": name, "state": shadow.state.value, "candidate": shadow.candidate.revision or ""}
             incumbent = "" if shadow.incumbent is None else shadow.incumbent.revision or ""
             info.add_metric([*self._common.values()], {**words, "incumbent": incumbent})
         yield info
         for field, text in (
-            ("sequence_steps", "Sequence-steps on which a candidate and who serves are scored."),
-            ("seconds", "Seconds spent on shadows."),
+            (
+                "sequence_steps",
+                "Sequence-steps on which this candidate and who serves are scored, since both are there.",
+            ),
+            ("seconds", "Wall seconds spent on this candidate, since it was loaded."),
         ):
             values = [({"drafter": name}, getattr(shadow, field)) for name, shadow in shadows.items()]
             yield self._counter(f"spec_decode_shadow_{field}", text, values)
         for field, text in (
-            ("reached", "Positions with a token whose earlier ones all matched."),
-            ("matched", "Of those, drafted and matched."),
+            ("reached", "Scored sequence-steps with a token at this position, all before drafted and matched."),
+            ("matched", "Of those reached in the shadow, drafted and matched."),
         ):
             yield self._counter(
                 f"spec_decode_shadow_{field}",
@@ -159,18 +189,20 @@ class EngineCollector(Collector):
             )
 
     def _table(self, policy: PolicyStatus) -> Iterator[Metric]:
-        lowered = {drafter.name: drafter.draft_tokens for drafter in policy.lowered}
+        """Each row is labelled with its largest batch."""
+        rows, above = [], 0.0
+        for row in policy.table:
+            upto = math.inf if row.max_batch_size is None else row.max_batch_size
+            held = {one.name: one.draft_tokens for one in policy.lowered if _is_held(one, above=above, upto=upto)}
+            rows += [
+                (upto, cap.name, min(cap.draft_tokens, held.get(cap.name, cap.draft_tokens))) for cap in row.drafters
+            ]
+            above = upto
         yield self._gauge(
             "spec_decode_num_speculative_tokens",
-            "Draft tokens allowed, by batch and drafter.",
-            [
-                (
-                    {"batch": "inf" if row.max_batch_size is None else str(row.max_batch_size), "drafter": cap.name},
-                    min(cap.draft_tokens, lowered.get(cap.name, cap.draft_tokens)),
-                )
-                for row in policy.table
-                for cap in row.drafters
-            ],
+            "Draft tokens allowed per sequence, by row of the table and drafter; what the engine itself holds lower at "
+            "one of a row's batches is that.",
+            [({"batch": str(upto), "drafter": drafter}, draft_tokens) for upto, drafter, draft_tokens in rows],
         )
         yield self._gauge("policy_revision", "Revision of the table in force.", [({}, policy.revision)])
 
@@ -211,6 +243,11 @@ class EngineCollector(Collector):
         for words, value in rows:
             family.add_metric([*self._common.values(), *words.values()], value)
         return family
+
+
+def _is_held(lowered: LoweredDrafter, *, above: float, upto: float) -> bool:
+    """Whether the engine holds it lower at a batch bucket of this row of the table."""
+    return any(above < batch <= upto for batch in lowered.batches)
 
 
 def _drafts(drafter: DrafterStats) -> int:
