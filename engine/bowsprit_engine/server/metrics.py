@@ -7,7 +7,7 @@ labels (api.md, "Metrics"), and no figure that a fleet couldn't sum, but for gau
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.metrics_core import (
@@ -75,7 +75,7 @@ class EngineCollector(Collector):
             yield self._counter(name, text, [({}, value)])
 
     def _drafting(self, stats: EngineStats) -> Iterator[Metric]:
-        def counted(name: str, text: str, value: dict[str, float]) -> Metric:
+        def counted(name: str, text: str, value: Mapping[str, float]) -> Metric:
             return self._counter(f"spec_decode_{name}", text, [({"drafter": key}, v) for key, v in value.items()])
 
         drafters = {drafter.name: drafter for drafter in stats.drafters}
