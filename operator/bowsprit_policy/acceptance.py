@@ -68,6 +68,11 @@ class AcceptanceState:
     def has_lengths(self) -> bool:
         return bool(self.extendable)
 
+    @property
+    def num_scored(self) -> float:
+        """Drafts that say something, weighted: those that were made, and turns that were judged by the text."""
+        return max(self.proposed, self.reached[0] if self.reached else 0.0)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimate:
@@ -82,13 +87,15 @@ class AcceptanceEstimate:
     """`share`: of opportunities in which it begins the draft.
 
     `positions[i]`: P(i is drafted and matches | all before i did); for i = 0, given that it begins the draft.
-    `lengths[i]`: P(i is drafted | all before i are); for i = 0, given the same, so 1.
+    `lengths[i]`: P(i is drafted | all before i are); for i = 0, given the same, so 1. `drafts`: how many of this
+    revision the figures rest on, weighted as they are; 0 where they are expectation alone.
     """
 
     name: str
     share: Estimate
     positions: tuple[Estimate, ...]
     lengths: tuple[float, ...]
+    drafts: float
 
 
 def update(
@@ -133,8 +140,7 @@ def recalled(history: Sequence[DrafterDelta]) -> tuple[AcceptanceState, ...]:
     """Where a new leader begins: the long-run figures of drafters, weighing HISTORY_DRAFTS at most."""
     states = []
     for state in update_all((), history):
-        weights = (state.opportunities, state.proposed, state.reached[0] if state.reached else 0.0)
-        keep = min(1.0, HISTORY_DRAFTS / max(1.0, *weights))
+        keep = min(1.0, HISTORY_DRAFTS / max(1.0, state.opportunities, state.num_scored))
         states.append(
             replace(
                 state,
@@ -184,6 +190,7 @@ def estimate(state: AcceptanceState, *, max_draft_tokens: int, evaluated: Sequen
         share=Estimate(value=share, error=_error(share, state.opportunities)),
         positions=tuple(positions),
         lengths=_lengths(state, [position.value for position in positions]),
+        drafts=state.num_scored,
     )
 
 

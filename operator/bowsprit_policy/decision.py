@@ -38,6 +38,7 @@ class TableReason(StrEnum):
     TABLE_IS_BEST = "TableIsBest"
     GAIN_TOO_SMALL = "GainTooSmall"
     GAIN_WITHIN_NOISE = "GainWithinNoise"
+    NOT_YET_MEASURED = "NotYetMeasured"
     DWELL_TIME = "DwellTime"
     WARMING_UP = "WarmingUp"
     METRICS_MISSING = "MetricsMissing"

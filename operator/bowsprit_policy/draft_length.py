@@ -6,39 +6,17 @@ a new leader's estimates are young. Refuses to know pods, scrapes and revisions 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-
+from bowsprit_policy import pool, row_choice, table_message
 from bowsprit_policy import table as tables
-from bowsprit_policy import table_message
-from bowsprit_policy.acceptance import AcceptanceState, Estimate, estimate
-from bowsprit_policy.composition import ORDER, Member, Score, score
-from bowsprit_policy.cost import draft_unit_seconds
-from bowsprit_policy.decision import Alternative, TableReason
+from bowsprit_policy.composition import score
+from bowsprit_policy.decision import TableReason
 from bowsprit_policy.observation import SpeculationMode
+from bowsprit_policy.row_choice import Row
 from bowsprit_policy.step_times import StepTimes
-from bowsprit_policy.switching import MIN_GAIN, Pool, enumerated, gain, is_real
-from bowsprit_policy.table_decision import (
-    DrafterView,
-    DraftLengthInputs,
-    RowChange,
-    TableDecision,
-    standard_errors_needed,
-)
-from bowsprit_policy.wire import DrafterState, TableRow
+from bowsprit_policy.table_decision import DraftLengthInputs, RowChange, TableDecision
+from bowsprit_policy.wire import TableRow
 
 MISSING_TICKS_BEFORE_SAFE_TABLE = 10
-# So long a contended machine holds the table; afterwards it moves on what was measured in quiet steps.
-MAX_CONTENDED_HOLD_TICKS = 4
-NUM_ALTERNATIVES = 8
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Compared:
-    """Another choice and its gain over the one in force."""
-
-    other: Score
-    gain: Estimate
 
 
 def decide(inputs: DraftLengthInputs) -> TableDecision:
@@ -49,17 +27,17 @@ def decide(inputs: DraftLengthInputs) -> TableDecision:
         case SpeculationMode.OFF:
             return _ordered(inputs, {}, TableReason.OFF_BY_SPEC, "speculation is off in the spec")
         case SpeculationMode.FIXED:
-            k = min(inputs.settings.fixed_draft_tokens, _limit(inputs))
-            caps = {view.name: k for view in _admitted(inputs)}
+            k = min(inputs.settings.fixed_draft_tokens, pool.limit(inputs))
+            caps = {view.name: k for view in pool.admitted(inputs)}
             return _ordered(inputs, caps, TableReason.FIXED_BY_SPEC, f"K is fixed at {k} in the spec")
     if inputs.missing_ticks > 0:
         return _without_metrics(inputs)
     times = StepTimes(cost=inputs.cost)
     if not times.is_known:
         return _held(inputs, TableReason.NO_PROFILE, "no step time is known: neither a profile nor measured steps")
-    pool = _pool(inputs, times)
-    rows = tuple(_row(inputs, pool, times, batch) for batch in buckets(times, inputs.max_batch_size))
-    return _summed_up(inputs, rows)
+    members = pool.of_inputs(inputs, times)
+    rows = (Row.of(inputs, members, times, batch=batch) for batch in buckets(times, inputs.max_batch_size))
+    return _summed_up(inputs, tuple(map(row_choice.choose, rows)))
 
 
 def buckets(times: StepTimes, max_batch_size: int) -> list[int]:
@@ -68,93 +46,6 @@ def buckets(times: StepTimes, max_batch_size: int) -> list[int]:
     if not known:
         known = [1 << i for i in range(max_batch_size.bit_length()) if 1 << i < max_batch_size]
     return [*known, max_batch_size]
-
-
-def _row(inputs: DraftLengthInputs, pool: Pool, times: StepTimes, batch: int) -> RowChange:
-    names = [member.name for member in pool.members]
-    limit, least = _limit(inputs), max(1, inputs.settings.min_draft_tokens)
-    options = [0, *range(min(least, limit), limit + 1)] if limit > 0 else [0]
-    ranked = enumerated(pool, [options] * len(names), batch=batch, times=times)
-    plain = next(other for other in ranked if not any(other.caps))
-    before = tables.caps_at(inputs.table, batch) if inputs.table is not None else {}
-    forced = _forced(inputs, before, names, options)
-
-    def row(chosen: Score, reason: TableReason, current: Score | None, considered: Compared | None) -> RowChange:
-        return RowChange(
-            batch=batch,
-            before=before,
-            after=dict(zip(names, chosen.caps, strict=True)),
-            reason=reason,
-            current=_alternative(names, current, batch) if current else None,
-            chosen=_alternative(names, chosen, batch),
-            plain=_alternative(names, plain, batch),
-            considered=_alternative(names, considered.other, batch) if considered else None,
-            gain=considered.gain if considered else None,
-            alternatives=tuple(_alternative(names, other, batch) for other in ranked[:NUM_ALTERNATIVES]),
-        )
-
-    if forced is not None:
-        return row(ranked[0], forced, None, None)
-    current = score(pool.members, tuple(before[name] for name in names), batch=batch, times=times)
-    considered = _considered(pool, current, ranked[:NUM_ALTERNATIVES], batch, times)
-    if considered is None:
-        return row(current, TableReason.TABLE_IS_BEST, current, None)
-    hold = _reason_to_hold(inputs, considered.gain, batch)
-    if hold is not None:
-        return row(current, hold, current, considered)
-    best = considered.other
-    if not any(best.caps):
-        return row(best, TableReason.SPECULATION_LOSES, current, considered)
-    if not any(current.caps):
-        return row(best, TableReason.SPECULATION_PAYS_AGAIN, current, considered)
-    return row(best, TableReason.GOODPUT_GAIN, current, considered)
-
-
-def _considered(pool: Pool, current: Score, ranked: Sequence[Score], batch: int, times: StepTimes) -> Compared | None:
-    """The best-ranked choice whose gain is real, else the best-ranked one; None when nothing beats the current."""
-    better = [other for other in ranked if other.goodput(batch) > current.goodput(batch)]
-    compared = (
-        Compared(other=other, gain=gain(pool, current=current, other=other, batch=batch, times=times))
-        for other in better
-    )
-    first = next(compared, None)
-    if first is None or is_real(first.gain) or first.gain.value <= MIN_GAIN:
-        return first
-    return next((one for one in compared if is_real(one.gain)), first)
-
-
-def _reason_to_hold(inputs: DraftLengthInputs, compared: Estimate, batch: int) -> TableReason | None:
-    if compared.value <= MIN_GAIN:
-        return TableReason.GAIN_TOO_SMALL
-    if not is_real(compared):
-        return TableReason.GAIN_WITHIN_NOISE
-    if compared.value <= standard_errors_needed(inputs.drafts) * compared.error:
-        return TableReason.WARMING_UP
-    if 0 < inputs.contended_ticks <= MAX_CONTENDED_HOLD_TICKS:
-        return TableReason.CONTENDED
-    switched_at = inputs.switched_at.get(batch)
-    if switched_at is not None and inputs.now - switched_at < inputs.settings.dwell_seconds:
-        return TableReason.DWELL_TIME
-    return None
-
-
-def _forced(
-    inputs: DraftLengthInputs, before: Mapping[str, int], names: Sequence[str], options: Sequence[int]
-) -> TableReason | None:
-    """Why the row in force can't stay, whatever it gains."""
-    if inputs.table is None:
-        return TableReason.FIRST_TABLE
-    states = {view.name: view.state for view in inputs.drafters}
-    gone = [name for name in before if name not in names]
-    if any(states.get(name) is DrafterState.BROKEN for name in gone):
-        return TableReason.DRAFTER_BROKEN
-    if any(name in states for name in gone):
-        return TableReason.DRAFTER_UNAVAILABLE
-    if gone:
-        return TableReason.LIMITS_CHANGED
-    if any(name not in before for name in names):
-        return TableReason.DRAFTER_ADMITTED
-    return TableReason.LIMITS_CHANGED if any(k not in options for k in before.values()) else None
 
 
 def _summed_up(inputs: DraftLengthInputs, rows: tuple[RowChange, ...]) -> TableDecision:
@@ -196,16 +87,16 @@ def _without_metrics(inputs: DraftLengthInputs) -> TableDecision:
         return _held(inputs, TableReason.METRICS_MISSING, f"no engine has answered for {ticks} ticks")
     times = StepTimes(cost=inputs.cost)
     why = f"no engine has answered for {ticks} ticks: the safe table"
-    k = min(1, _limit(inputs))
-    caps = {view.name: k for view in _admitted(inputs)}
+    k = min(1, pool.limit(inputs))
+    caps = {view.name: k for view in pool.admitted(inputs)}
     if not times.is_known:
         return _ordered(inputs, caps, TableReason.SAFE_TABLE, f"{why}, K {k}")
-    pool = _pool(inputs, times)
+    members = pool.of_inputs(inputs, times).members
     rows = []
     for batch in buckets(times, inputs.max_batch_size):
-        one, none = (score(pool.members, (each,) * len(caps), batch=batch, times=times) for each in (k, 0))
+        one, none = (score(members, (each,) * len(caps), batch=batch, times=times) for each in (k, 0))
         pays = one.goodput(batch) > none.goodput(batch)
-        rows.append((batch, {member.name: k if pays else 0 for member in pool.members}))
+        rows.append((batch, {member.name: k if pays else 0 for member in members}))
     return _replaced(inputs, tables.composed(rows), TableReason.SAFE_TABLE, f"{why}, K {k} where it pays")
 
 
@@ -225,44 +116,3 @@ def _replaced(
 def _held(inputs: DraftLengthInputs, reason: TableReason, message: str) -> TableDecision:
     now = tables.text(tables.caps_at(inputs.table or (), inputs.batch_in_use))
     return TableDecision(table=None, reason=reason, message=message, before=now, after=now)
-
-
-def _admitted(inputs: DraftLengthInputs) -> list[DrafterView]:
-    """In the order in which the pool asks them."""
-    return sorted((view for view in inputs.drafters if view.is_admitted), key=lambda view: ORDER.index(view.type))
-
-
-def _pool(inputs: DraftLengthInputs, times: StepTimes) -> Pool:
-    known = {state.name: state for state in inputs.acceptance}
-    one_row = times.seconds(batch=1, rows=1).value
-    estimates, members = [], []
-    for view in _admitted(inputs):
-        state = known.get(view.name) or AcceptanceState(name=view.name, type=view.type, revision=None)
-        figures = estimate(state, max_draft_tokens=_limit(inputs), evaluated=view.evaluated)
-        estimates.append(figures)
-        members.append(
-            Member(
-                name=view.name,
-                type=view.type,
-                share=figures.share.value,
-                positions=tuple(position.value for position in figures.positions),
-                lengths=figures.lengths,
-                unit_seconds=draft_unit_seconds(
-                    inputs.cost, name=view.name, type=view.type, one_row_step_seconds=one_row
-                ),
-            )
-        )
-    return Pool(members=tuple(members), estimates=tuple(estimates))
-
-
-def _limit(inputs: DraftLengthInputs) -> int:
-    return max(0, min(inputs.settings.max_draft_tokens, inputs.draft_tokens_max))
-
-
-def _alternative(names: Sequence[str], of: Score, batch: int) -> Alternative:
-    return Alternative(
-        choice=tables.text(dict(zip(names, of.caps, strict=True))),
-        acceptance_length=of.acceptance_length,
-        step_seconds=of.step_seconds,
-        goodput=of.goodput(batch),
-    )

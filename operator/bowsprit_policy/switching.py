@@ -17,6 +17,8 @@ from bowsprit_policy.step_times import StepTimes
 
 MIN_GAIN = 0.02
 MIN_STANDARD_ERRORS = 2.0
+# From so many drafts on, what a leader has seen counts for what it is.
+MIN_DRAFTS = 500
 # Up to here every combination of caps is priced; a larger pool is swept one drafter at a time, each over all its caps.
 MAX_COMBINATIONS = 512
 NUM_STARTS = 5
@@ -57,6 +59,15 @@ def gain(pool: Pool, *, current: Score, other: Score, batch: int, times: StepTim
 def is_real(of: Estimate) -> bool:
     """Is a gain large enough to act on, and larger than what noise makes?"""
     return of.value > MIN_GAIN and of.value > MIN_STANDARD_ERRORS * of.error
+
+
+def standard_errors_needed(drafts: int) -> float:
+    """What a gain must exceed after so many drafts since the leader began: more while it has seen few.
+
+    Its predecessor chose the stored table on more evidence; a table that is plainly wrong need not wait for 500 drafts
+    on a service that gets one request a minute.
+    """
+    return MIN_STANDARD_ERRORS * math.sqrt(max(1.0, MIN_DRAFTS / max(1, drafts)))
 
 
 def _each_moved(pool: Pool) -> list[tuple[Member, ...]]:

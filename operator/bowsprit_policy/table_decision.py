@@ -5,7 +5,6 @@ Values only; the deciding is in draft_length.py, the wording in table_message.py
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -13,20 +12,7 @@ from bowsprit_policy.acceptance import AcceptanceState, Estimate
 from bowsprit_policy.cost import CostState
 from bowsprit_policy.decision import Alternative, TableReason
 from bowsprit_policy.observation import ControlSettings
-from bowsprit_policy.switching import MIN_STANDARD_ERRORS
 from bowsprit_policy.wire import DrafterState, DrafterType, TableRow
-
-# From so many drafts on, what a leader has seen counts for what it is.
-MIN_DRAFTS = 500
-
-
-def standard_errors_needed(drafts: int) -> float:
-    """What a gain must exceed after so many drafts since the leader began: more while it has seen few.
-
-    Its predecessor chose the stored table on more evidence; a table that is plainly wrong need not wait for 500 drafts
-    on a service that gets one request a minute.
-    """
-    return MIN_STANDARD_ERRORS * math.sqrt(max(1.0, MIN_DRAFTS / max(1, drafts)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

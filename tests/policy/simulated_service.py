@@ -28,7 +28,7 @@ WIDE_PROBE_EVERY = 64
 
 @dataclass(slots=True, kw_only=True)
 class SimulatedDrafter:
-    """The truth about one drafter. `unit_seconds` per drafted token."""
+    """The truth about one drafter. `unit_seconds` per drafted token. `evaluated`: what is expected of its revision."""
 
     name: str
     type: DrafterType
@@ -38,6 +38,7 @@ class SimulatedDrafter:
     state: DrafterState = DrafterState.ACTIVE
     reason: str = ""
     revision: str | None = None
+    evaluated: tuple[float, ...] = ()
     opportunities: int = 0
     proposed: int = 0
     drafted: int = 0
@@ -88,6 +89,13 @@ class SimulatedService:
             drafter.opportunities = drafter.proposed = drafter.drafted = 0
             drafter.reached, drafter.matched, drafter.seconds = [0] * 32, [0] * 32, 0.0
             drafter.extendable, drafter.counted_drafted = [0] * 32, [0] * 32
+
+    def load(self, name: str, revision: str, *, matches: tuple[float, ...], evaluated: tuple[float, ...]) -> None:
+        """Swap a trained revision in: its counters begin again."""
+        drafter = next(drafter for drafter in self.drafters if drafter.name == name)
+        fresh = SimulatedDrafter(name=name, type=drafter.type, share=drafter.share, matches=matches)
+        fresh.unit_seconds, fresh.revision, fresh.evaluated = drafter.unit_seconds, revision, evaluated
+        self.drafters[self.drafters.index(drafter)] = fresh
 
     def run(self, table: Sequence[TableRow] | None) -> None:
         """One tick of traffic under a table."""
@@ -152,7 +160,7 @@ class SimulatedService:
         return [1 << i for i in range(self.max_batch_size.bit_length())]
 
     def settings(self, **changes: object) -> ControlSettings:
-        specs = tuple(DrafterSpec(name=d.name, type=d.type) for d in self.drafters)
+        specs = tuple(DrafterSpec(name=d.name, type=d.type, evaluated=d.evaluated) for d in self.drafters)
         return ControlSettings(**{"drafters": specs, "max_draft_tokens": self.max_draft_tokens, **changes})  # type: ignore[arg-type]
 
     def true_goodput(self, caps: dict[str, int], batch: int) -> float:

@@ -43,6 +43,7 @@ def pool(*drafters: tuple[float, float], error: float = 0.02) -> Pool:
                 share=Estimate(value=share, error=error),
                 positions=(Estimate(value=match, error=error),) * 8,
                 lengths=(1.0,) * 8,
+                drafts=1000.0,
             )
         )
     return Pool(members=tuple(members), estimates=tuple(estimates))
