@@ -54,6 +54,7 @@ class DraftLengthInputs:
 class RowChange:
     """What was decided for one batch bucket, changed or not. `gain` None: not compared (first table, or forced).
 
+    Of an admission `current` is what is in force, with nothing for the newcomers, and `gain` is what they should bring.
     `plain` is the choice of K=0 for all. `alternatives`: the best-ranked choices, best first.
     `considered`: the one that `gain` is about, taken or not.
     """

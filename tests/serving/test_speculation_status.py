@@ -50,6 +50,14 @@ def test_speculation_effective_tells_at_which_batch_an_engine_holds_a_drafter() 
     assert told == [f"{plain} at batch 4, 8", plain]
 
 
+def test_what_engines_hold_is_told_before_there_is_a_baseline() -> None:
+    """Whoever looks why nothing is drafted needn't wait for it."""
+    held = LoweredDrafter(name="suffix", draft_tokens=0, batches=(1,), reason="LowAcceptance", message="loses")
+    summary = ModelSummary(scraped_at=1.0, pods=(PodReport(name="m-1", uid="u", lowered=(held,)),))
+    expected = "no steps without speculation were measured yet; engines hold suffix at K=0 at batch 1"
+    assert found(compose(a_model(), summary=summary), ModelCondition.SPECULATION_EFFECTIVE)[2] == expected
+
+
 def test_a_broken_drafter_is_named_with_its_pod() -> None:
     """The pod stays Ready and serves plainly."""
     broken = DrafterStats(name="head", type=DrafterType.HEAD, state=DrafterState.BROKEN, reason="self-test failed")

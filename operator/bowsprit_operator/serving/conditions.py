@@ -138,7 +138,7 @@ def _speculation_effective(situation: Situation) -> Finding:
     if broken:
         return _finding(type_, FALSE, ModelReason.DRAFTER_BROKEN, "; ".join(broken))
     if figures is None or figures.speedup is None:
-        message = "no steps without speculation were measured yet"
+        message = f"no steps without speculation were measured yet{_held(situation)}"
         return _finding(type_, UNKNOWN, ModelReason.NO_BASELINE_YET, message)
     message = (
         f"{figures.speedup}x against measured steps without speculation, K={figures.draft_tokens}{_held(situation)}"
