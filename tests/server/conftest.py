@@ -60,6 +60,7 @@ async def serve(ends_at_once: None) -> AsyncIterator[Serve]:
             max_body_bytes: int = 1 << 20,
             tool_format: str = "auto",
             max_model_len: int = MAX_MODEL_LEN,
+            max_requests: int = 264,
         ) -> RunningServer:
             engine = engine or ScriptedEngine()
             capture = capture or Capture(None)
@@ -81,6 +82,7 @@ async def serve(ends_at_once: None) -> AsyncIterator[Serve]:
                     model_digest="d" * 64,
                     max_model_len=max_model_len,
                     vocab_size=VOCAB_SIZE,
+                    max_requests=max_requests,
                     created=0,
                 )
             apps = (

@@ -23,6 +23,18 @@ async def test_beyond_its_queue_a_server_answers_429_with_retry_after(serve: Ser
         }
 
 
+async def test_more_choices_than_a_server_ever_has_room_for_are_no_429(serve: Serve) -> None:
+    """Coming again wouldn't help: refused with the number and the limit, prompts counted; as many as go are served."""
+    server = await serve(max_requests=4)
+
+    refused = [await server.chat(n=5), await server.complete(["a", "b", "c"], n=2)]
+    taken = await server.complete(["a", "b"], n=2)
+
+    assert [(answer.status_code, answer.json()["error"]["param"]) for answer in refused] == [(400, "n")] * 2
+    assert "n is 2, the limit is 4 choices over all 3 prompts" in refused[1].json()["error"]["message"]
+    assert (taken.status_code, len(taken.json()["choices"])) == (200, 4)
+
+
 async def test_usage_tells_how_much_of_the_prompts_was_cached(serve: Serve) -> None:
     """Once per prompt, as prompt tokens are counted, whatever the number of choices."""
     server = await serve(ScriptedEngine(num_cached_tokens=16))

@@ -31,6 +31,7 @@ class Served:
     model_digest: str
     max_model_len: int
     vocab_size: int
+    max_requests: int  # of the engine, those that wait included: no request has more choices
     created: int  # seconds since the epoch
 
     @property

@@ -52,9 +52,9 @@ def plan_of(
     grammar: CompiledGrammar | None,
 ) -> Plan:
     """`prefix`: of the request's id. Raises CallerError for more choices, other tokens or longer prompts than go."""
-    n = body.n or 1
-    if len(prompts) * n > MAX_CHOICES:
-        raise CallerError(f"n is {n}, the limit is {MAX_CHOICES} choices over all {len(prompts)} prompts", param="n")
+    n, most = body.n or 1, min(MAX_CHOICES, served.max_requests)
+    if len(prompts) * n > most:
+        raise CallerError(f"n is {n}, the limit is {most} choices over all {len(prompts)} prompts", param="n")
     for prompt in prompts:
         _check_tokens(prompt, served.vocab_size, "messages" if isinstance(body, ChatBody) else "prompt")
     sampling = sampling_params(

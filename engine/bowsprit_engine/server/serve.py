@@ -120,6 +120,7 @@ async def _load(
         model_digest=loaded.digest,
         max_model_len=loaded.max_model_len,
         vocab_size=loaded.vocab_size,
+        max_requests=settings.max_batch_size + settings.max_waiting,
         created=int(time.time()),
     )
 
