@@ -95,12 +95,12 @@ class ModelSettings(ProcessSettings):
     draft_tokens_max: int = Field(default=8, ge=0, le=64, description="Most draft tokens of a sequence in one step.")
     drafter: Drafters = Field(
         default=(
-            DrafterChoice(name="ngram", type=DrafterType.NGRAM),
+            DrafterChoice(name="suffix", type=DrafterType.SUFFIX),
             DrafterChoice(name="head", type=DrafterType.HEAD),
         ),
         description="A drafter as NAME=TYPE (NGram, Suffix, Head) or NAME=Model:URI, a small model of the same "
         "vocabulary; repeatable. A head drafts once a speculator is loaded.",
-        json_schema_extra={"auto": "ngram=NGram head=Head"},
+        json_schema_extra={"auto": "suffix=Suffix head=Head"},
     )
 
     suffix_sharing: Literal["tenant", "all"] = Field(

@@ -32,6 +32,17 @@ def test_a_flag_wins_over_the_environment_and_that_over_the_default(monkeypatch:
     assert serve_settings(max_batch_size="5").max_batch_size == 5
 
 
+@pytest.mark.parametrize("kind", [ServeSettings, BenchSettings])
+def test_without_a_list_look_up_in_recent_answers_drafts_and_a_head_once_it_is_loaded(
+    kind: type[ModelSettings],
+) -> None:
+    """An engine that nobody configures; `--help` says the same."""
+    settings = settings_from(kind, {"model": "file:///models/SmolLM2.gguf"})
+    assert settings.drafter == (DrafterChoice(name="suffix", type=DrafterType.SUFFIX), HEAD)
+    told = kind.model_fields["drafter"].json_schema_extra
+    assert told == {"auto": " ".join(f"{each.name}={each.type}" for each in settings.drafter)}
+
+
 def test_sizes_durations_and_choices_are_read_as_kubernetes_writes_them() -> None:
     """What the operator puts on the command line."""
     settings = serve_settings(
