@@ -149,6 +149,8 @@ def test_the_job_runs_one_thread_and_takes_nothing_from_engines() -> None:
         "--draft-tokens-max=8",
         "--deadline-seconds=570",
         "--threads=1",
+        "--scratch-dir=/scratch",
+        f"--scratch-limit={16 * 1024**3}",
         "--control-port=8001",
         "--termination-log=/dev/termination-log",
         "--beside=ngram=NGram",
@@ -156,6 +158,43 @@ def test_the_job_runs_one_thread_and_takes_nothing_from_engines() -> None:
         f"--parent-sha256={'b' * 64}",
         "--parent-revision=m-head-1",
     ]
+
+
+@pytest.mark.parametrize(
+    ("resources", "size_limit", "scratch_limit"),
+    [
+        ({}, "16Gi", 16 * 1024**3),
+        ({"limits": {"memory": "2Gi"}}, "16Gi", 16 * 1024**3),
+        ({"limits": {"ephemeral-storage": "100Gi"}}, "16Gi", 16 * 1024**3),
+        ({"limits": {"ephemeral-storage": "5Gi"}}, "4608Mi", 4608 * 1024**2),
+    ],
+)
+def test_states_stay_within_what_the_pod_may_take_of_the_nodes_disk(
+    resources: dict[str, Any], size_limit: str, scratch_limit: int
+) -> None:
+    """Volume and engine are told the same bound; a user's own limit leaves a tenth for logs and caches."""
+    model = a_model(training={"drafter": "head", "resources": resources})
+    storage, training = model.spec.storage, model.spec.training
+    assert storage is not None
+    assert training is not None
+    plan = job.TrainingPlan(
+        model=model,
+        training=a_training(),
+        settings=training,
+        storage=storage,
+        revision="m-head-1",
+        image="engine:1",
+        parent=None,
+    )
+    pod = job.build(plan, PLATFORM)["spec"]["template"]["spec"]
+    container = pod["containers"][0]
+    assert {"name": "scratch", "emptyDir": {"sizeLimit": size_limit}} in pod["volumes"]
+    assert {"name": "scratch", "mountPath": "/scratch"} in container["volumeMounts"]
+    assert [word for word in container["args"] if word.startswith("--scratch")] == [
+        "--scratch-dir=/scratch",
+        f"--scratch-limit={scratch_limit}",
+    ]
+    assert container["resources"] == {**resources, "requests": job.FREE_REQUESTS}
 
 
 def test_the_job_is_told_which_drafters_look_up_beside_the_head() -> None:

@@ -29,7 +29,7 @@ from bowsprit_engine.training.features import PREFILL_ROWS
 
 # Anonymous memory with torch, transformers, pyarrow and autograd's libraries in use, measured on Linux: see DESIGN.md.
 PROCESS_BYTES = 512 << 20
-BYTES_PER_CAPTURED_TOKEN = 56  # a Python integer and two places for it; measured
+BYTES_PER_CAPTURED_TOKEN = 72  # integers of Python while they are read; 51 measured, and two columns per step
 COPIES_OF_HEAD = 5  # weights, gradients, AdamW's two moments, the best so far
 SERVING_HEADS = 3  # the incumbent, the candidate, and the one that a validation judges
 

@@ -5,11 +5,13 @@ Decides the command, the mounts and the limits of the pod. Refuses to know wheth
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from bowsprit_operator.resources import labels, names
 from bowsprit_operator.resources.kinds import JOB
+from bowsprit_operator.resources.quantities import format_bytes, parse
 from bowsprit_operator.resources.speculative_model import SpeculativeModel, StorageSpec, TrainingSpec
 from bowsprit_operator.resources.speculator_revision import SpeculatorRevision
 from bowsprit_operator.resources.speculator_training import SpeculatorTraining
@@ -19,6 +21,9 @@ from bowsprit_policy.wire import COUNT_BASED
 
 CONTAINER = "train"
 FREE_REQUESTS = {"cpu": "50m", "memory": "256Mi"}  # training yields to engines: least CPU shares, first to be evicted
+SCRATCH_FOLDER = "/scratch"
+SCRATCH_BYTES = 16 * 1024**3  # a million of the target's states of 8,192 numbers; smaller targets take less
+_SCRATCH_SHARE = 0.9  # of an ephemeral-storage limit: logs and caches count to it too
 _REPORTING_SECONDS = 30  # of the deadline, for the run to end by itself and say so
 
 
@@ -42,6 +47,7 @@ def build(plan: TrainingPlan, platform: Platform) -> dict[str, Any]:
     deadline_seconds = int(plan.settings.budget.deadline.total_seconds())
     pod_labels = labels.on_child(plan.model.name, labels.Component.TRAINING)
     resources = plan.settings.resources
+    scratch = {"name": "scratch", "emptyDir": {"sizeLimit": format_bytes(_scratch_bytes(resources))}}
     return {
         "apiVersion": JOB.api_version,
         "kind": JOB.kind,
@@ -79,14 +85,23 @@ def build(plan: TrainingPlan, platform: Platform) -> dict[str, Any]:
                             "securityContext": pod_parts.container_security(),
                             "terminationMessagePath": "/dev/termination-log",
                             "terminationMessagePolicy": "FallbackToLogsOnError",
-                            "volumeMounts": pod_parts.volume_mounts(plan.model),
+                            "volumeMounts": [
+                                *pod_parts.volume_mounts(plan.model),
+                                {"name": "scratch", "mountPath": SCRATCH_FOLDER},
+                            ],
                         }
                     ],
-                    "volumes": pod_parts.volumes(plan.model),
+                    "volumes": [*pod_parts.volumes(plan.model), scratch],
                 },
             },
         },
     }
+
+
+def _scratch_bytes(resources: Mapping[str, Any]) -> int:
+    """What the target's states may take of the node's disk: the pod is evicted when it goes beyond the user's limit."""
+    limit = (resources.get("limits") or {}).get("ephemeral-storage")
+    return SCRATCH_BYTES if limit is None else min(SCRATCH_BYTES, int(parse(limit) * _SCRATCH_SHARE))
 
 
 def _arguments(plan: TrainingPlan, *, deadline_seconds: int) -> list[str]:
@@ -110,6 +125,8 @@ def _arguments(plan: TrainingPlan, *, deadline_seconds: int) -> list[str]:
         f"--draft-tokens-max={draft_tokens_max}",
         f"--deadline-seconds={max(1, deadline_seconds - _REPORTING_SECONDS)}",
         f"--threads={plan.threads}",
+        f"--scratch-dir={SCRATCH_FOLDER}",
+        f"--scratch-limit={_scratch_bytes(plan.settings.resources)}",
         f"--control-port={names.CONTROL_PORT}",
         "--termination-log=/dev/termination-log",
     ]
