@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -20,7 +21,9 @@ from bowsprit_policy.wire import DrafterState, DrafterType
 from policy.simulated_service import SimulatedDrafter, SimulatedService
 
 CONTROL_PORT = 8001
-_addresses = (f"127.1.{high}.{low}" for high, low in itertools.product(range(1, 250), range(1, 250)))
+# The port is the contract's, so every engine has an address of its own, and so has every test process beside this one.
+_PROCESS = 1 + os.getpid() % 250
+_addresses = (f"127.{_PROCESS}.{high}.{low}" for high, low in itertools.product(range(1, 250), range(1, 250)))
 
 
 def paying_service(*, matches: float = 0.9) -> SimulatedService:
@@ -43,7 +46,8 @@ class FakeEngine:
     `shadow_refusal`: what a load for the shadow gets as 400; `shadow_failure`: as this status with this error.
     `knows_shadows`: False is an engine of the version before them, which takes any role for serving. `reads`:
     revisions that were read from storage. `shadow_matches`: matched tokens of candidate and incumbent at each place
-    that a tick of traffic scores.
+    that a tick of traffic scores. `lowered`: what it holds below the table by itself; `lowered_by_push`: from the next
+    table on.
     """
 
     service: SimulatedService = field(default_factory=paying_service)
@@ -56,6 +60,8 @@ class FakeEngine:
     knows_shadows: bool = True
     shadow_matches: Sequence[tuple[int, int]] = ()
     shadow: wire.ShadowStats | None = None
+    lowered: tuple[wire.LoweredDrafter, ...] = ()
+    lowered_by_push: tuple[wire.LoweredDrafter, ...] | None = None
     reads: list[str] = field(default_factory=list)
     revision: int = 0
     table: tuple[wire.TableRow, ...] = ()
@@ -109,7 +115,9 @@ class FakeEngine:
         return await handler(request)  # type: ignore[operator, no-any-return]
 
     async def _stats(self, request: web.Request) -> web.Response:
-        stats = self.service.stats().model_copy(update={"policy_revision": self.revision, "capture": self.capture})
+        stats = self.service.stats().model_copy(
+            update={"policy_revision": self.revision, "capture": self.capture, "lowered": self.lowered}
+        )
         told = stats.model_copy(update={"drafters": tuple(map(self._with_shadow, stats.drafters))})
         # An engine of the version before shadows says nothing of them, not even null.
         unsaid: dict[str, Any] = {} if self.knows_shadows else {"drafters": {"__all__": {"shadow"}}}
@@ -132,7 +140,8 @@ class FakeEngine:
             return web.json_response({"error": {"message": message}}, status=409)
         self.pushes.append(offered)
         self.revision, self.table = offered.revision, offered.table
-        return _json(wire.PolicyStatus(revision=self.revision, table=self.table))
+        self.lowered = self.lowered if self.lowered_by_push is None else self.lowered_by_push
+        return _json(wire.PolicyStatus(revision=self.revision, table=self.table, lowered=self.lowered))
 
     async def _put_drafter(self, request: web.Request) -> web.Response:
         name = request.match_info["name"]

@@ -58,9 +58,10 @@ def test_what_engines_hold_is_told_before_there_is_a_baseline() -> None:
     assert found(compose(a_model(), summary=summary), ModelCondition.SPECULATION_EFFECTIVE)[2] == expected
 
 
-def test_a_broken_drafter_is_named_with_its_pod() -> None:
+@pytest.mark.parametrize("type_", DrafterType)
+def test_a_broken_drafter_of_any_type_is_named_with_its_pod(type_: DrafterType) -> None:
     """The pod stays Ready and serves plainly."""
-    broken = DrafterStats(name="head", type=DrafterType.HEAD, state=DrafterState.BROKEN, reason="self-test failed")
+    broken = DrafterStats(name="head", type=type_, state=DrafterState.BROKEN, reason="self-test failed")
     summary = ModelSummary(scraped_at=1.0, pods=(PodReport(name="m-1", uid="u", drafters=(broken,)),))
     written = compose(a_model(**TRAINED), summary=summary)
     expected = ("False", "DrafterBroken", "pod m-1: head: self-test failed")
