@@ -2,8 +2,8 @@
 
 A new revision is believed by its evaluation, or by its type, until live drafts speak. Against figures that were
 measured such a belief would take caps away from drafters that are known to work. So caps are chosen first among those
-of which something is known, the newcomer's beside them; and what would lower another for a drafter with few drafts has
-to be as much clearer as its drafts are few. Refuses to know when a table is decided and why it has to change.
+of which something is known, the newcomer's beside them; and a move that lowers anybody has to be as much clearer as
+the drafts are few that it rests on. Refuses to know when a table is decided and why it has to change.
 """
 
 from __future__ import annotations
@@ -54,12 +54,10 @@ def best_beside(pool: Pool, options: Sequence[Sequence[int]], *, batch: int, tim
 
 
 def doubted(pool: Pool, *, before: Caps, after: Caps) -> Pool:
-    """The pool by which a move is judged: who has few drafts is doubted where the move lowers somebody else."""
-    lowered = {index for index, (old, new) in enumerate(zip(before, after, strict=True)) if new < old}
-    estimates = tuple(
-        _doubted(estimate) if lowered - {index} else estimate for index, estimate in enumerate(pool.estimates)
-    )
-    return replace(pool, estimates=estimates)
+    """The pool by which a move is judged: whoever has few drafts is doubted where the move lowers anybody."""
+    if all(new >= old for old, new in zip(before, after, strict=True)):
+        return pool
+    return replace(pool, estimates=tuple(map(_doubted, pool.estimates)))
 
 
 def _doubted(estimate: AcceptanceEstimate) -> AcceptanceEstimate:

@@ -86,7 +86,7 @@ def _why_held(inputs: DraftLengthInputs, reason: TableReason) -> str:
         case TableReason.GAIN_WITHIN_NOISE:
             return "within two standard errors"
         case TableReason.NOT_YET_MEASURED:
-            return f"but would lower one drafter for what few drafts say of another: {_few_drafts(inputs)}"
+            return f"but lowers a drafter for what few drafts say: {_few_drafts(inputs)}"
         case TableReason.WARMING_UP:
             return (
                 f"but only {inputs.drafts} of {MIN_DRAFTS} drafts seen since this leader began, which takes "

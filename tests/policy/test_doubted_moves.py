@@ -1,4 +1,4 @@
-"""A move for which one drafter pays and of which another is the reason: how much must be known of the other."""
+"""Moves that lower a drafter: how much must be known of those that they are made for."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_what_lowers_nobody_is_found_behind_all_that_does() -> None:
 
 
 def test_a_drafter_is_lowered_by_its_own_few_drafts() -> None:
-    """Nobody else pays for it: twenty drafts that matched nothing are enough."""
+    """Doubted as they are: twenty that matched nothing are enough."""
     outcome = decided(head_drafts=20, head_match=0.0, before={"suffix": 2, "head": 12}, row_seconds=0.0004)
     assert outcome.reason is TableReason.GOODPUT_GAIN
     assert caps_at(outcome.table or (), 1) == {"suffix": 2, "head": 1}

@@ -105,7 +105,7 @@ def test_a_head_that_is_better_without_look_up_takes_its_place_once_it_was_measu
     assert at_one(before)["suffix"] > 0
     assert next(one for one in lowered.state.acceptance if one.name == "head").num_scored > 10
     held = [step for step in steps if step.reason is TableReason.NOT_YET_MEASURED]
-    assert "but would lower one drafter for what few drafts say of another: head has " in held[0].message
+    assert "but lowers a drafter for what few drafts say: head has " in held[0].message
 
 
 def test_while_all_that_is_better_would_lower_look_up_a_cap_of_the_newcomers_own_still_rises() -> None:
