@@ -9,6 +9,7 @@ import pytest
 from bowsprit_engine.core.prefill_chunk import chunk_limits
 from bowsprit_engine.core.request import FinishReason
 from bowsprit_engine.errors import CallerError, WorldError
+from bowsprit_engine.speculation import profile as profiling
 from builders import profile, step_cell
 from core.stepping import Stepping
 from fakes import FakeRunner
@@ -159,6 +160,52 @@ def test_a_prompt_of_2000_tokens_delays_running_streams_by_two_steps_at_the_99th
     assert set(told) == {1}
     assert sum(rows) - 3 * len(rows) == 2000
     assert (delays[int(0.99 * len(delays))] <= 2.0) is is_within
+
+
+class Listening:
+    """Limits of four tokens that write down what they are told."""
+
+    def __init__(self):
+        self.told = []
+
+    def tokens(self, *, num_decodes, context):
+        return 4
+
+    def note_step(self, *, num_decodes, num_tokens, context, seconds):
+        self.told.append((num_decodes, num_tokens, context))
+
+
+@pytest.mark.parametrize(
+    ("cpu_seconds", "expected"), [(1e9, [(1, 4, 0), (1, 4, 4), (1, 2, 8), *[(1, 0, 0)] * 4]), (0.0, [])]
+)
+def test_limits_are_told_of_every_step_with_a_stream_that_had_its_cores(cpu_seconds, expected):
+    """And of none that other work held up: a stream of eight tokens, a prompt of ten beside it."""
+    stepping, limits = Stepping(), Listening()
+    stepping.scheduler.limit_chunks(limits)
+    stepping.runner.last_step_cpu_seconds = cpu_seconds
+    stepping.submit("stream", [1, 2, 3], max_tokens=8, ignore_eos=True)
+    stepping.stepper.step()
+    stepping.submit("long", range(10), max_tokens=1)
+    stepping.run()
+    assert limits.told == expected
+
+
+@pytest.mark.parametrize(("delay_steps", "is_limited"), [(1.5, True), (None, False)])
+def test_an_engine_limits_chunks_by_its_own_profile(serve, monkeypatch, delay_steps, is_limited):
+    """In it two rows take twice a row's time: beside a stream three tokens at most, whatever steps take here."""
+    cells = cells_of({1: 1e6, 2: 2e6})
+    monkeypatch.setattr(profiling, "load_or_measure", lambda *_, **__: profile(cells))
+    runner, rows, prompts = FakeRunner(), [], []
+    served = serve(runner=runner, prefill_chunk=64, prefill_delay_steps=delay_steps)
+    runner.before_forward = lambda batch: rows.append(batch.token_ids.numel())
+
+    def bring_a_prompt(_):
+        if not prompts:
+            prompts.append(served.submit("long", [2] * 40, max_tokens=1))
+
+    served.submit("stream", [1], max_tokens=60, ignore_eos=True, on_output=bring_a_prompt).wait()
+    prompts[0].wait()
+    assert (max(rows) <= 1 + 3) is is_limited
 
 
 def steep_milliseconds(rows):
