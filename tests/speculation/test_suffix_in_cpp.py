@@ -127,8 +127,13 @@ def test_drafts_and_their_confidences_are_those_of_python(sharing, kept_tokens, 
 
 
 def test_a_long_service_is_drafted_for_alike():
-    """Thousands of tokens, tables that grow, runs that occur more often than places are kept."""
+    """Thousands of tokens, tables that grow, runs that occur more often than places are kept, matches beyond count."""
     service = Service(kept_tokens=2000)
+    for number in range(4):
+        service.begin("", [8])
+        for token in range(50):
+            service.learn(service.running[-1], [100 + token if token % 41 < 40 else number])
+            service.ask(service.running[-1:], count=3)
     for number in range(12):
         service.begin("", [number % 3, 5, *range(300 * (number % 4), 300 * (number % 4) + 400)])
         for step in range(30):
@@ -150,13 +155,15 @@ def test_what_nobody_looks_up_is_told_in_small_pieces():
 
 
 def test_what_cpp_refuses_is_said():
-    """A sequence that it doesn't follow."""
+    """A sequence that it doesn't follow. Once: what follows isn't held up by it."""
     look_up = SuffixInCpp(owner_of=lambda context: "", kept_tokens=100)
     look_up.learn(context([1, 2, 3], request_id="followed"))
     look_up._followed["followed"].number = 7
+    look_up.learn(context([1, 2, 3, 4], request_id="followed"))
 
     with pytest.raises(RuntimeError, match="sequence 7 isn't followed"):
-        look_up.propose([context([1, 2, 3], request_id="followed")])
+        look_up.propose([context([1, 2, 3, 4], request_id="followed")])
+    assert look_up.propose([context([7, 8, 7], request_id="another", count=2)])[0].token_ids == (8, 7)
 
 
 @pytest.mark.parametrize("rounds", [1, 2, 32])

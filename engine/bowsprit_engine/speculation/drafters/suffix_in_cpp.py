@@ -89,8 +89,9 @@ class SuffixInCpp:
             most += context.max_draft_tokens
         lengths, tokens, confidences = _ints(len(contexts)), _ints(most), array(DOUBLE, bytes(8 * most))
         told, asked_words, out = self._untold.buffer_info(), asked.buffer_info(), (lengths, tokens, confidences)
-        self._check(self._library.bowsprit_lookup_draft(self._handle, *told, *asked_words, *map(_address, out)))
-        del self._untold[:]
+        status = self._library.bowsprit_lookup_draft(self._handle, *told, *asked_words, *map(_address, out))
+        del self._untold[:]  # in any case: what was refused once isn't told again
+        self._check(status)
         return [
             Draft(token_ids=tuple(tokens[end - length : end]), confidences=tuple(confidences[end - length : end]))
             for length, end in zip(lengths, accumulate(lengths), strict=True)
@@ -128,8 +129,9 @@ class SuffixInCpp:
     def _tell_all(self) -> None:
         untold = self._untold
         if untold:
-            self._check(self._library.bowsprit_lookup_tell(self._handle, *untold.buffer_info()))
+            status = self._library.bowsprit_lookup_tell(self._handle, *untold.buffer_info())
             del untold[:]
+            self._check(status)
 
     def _check(self, status: int) -> None:
         if status:
