@@ -20,10 +20,12 @@ def compiled(pattern: str, *, is_costly: bool, fuel: int = UNBOUND_FUEL, num_sta
     return toy_grammar.compiler().compile(LLMatcher.grammar_from_regex(pattern), is_costly=is_costly, limits=limits)
 
 
-def answers(served, form: CompiledGrammar) -> list[tuple[tuple[int, ...], FinishReason, str | None]]:
+def answers(
+    served, form: CompiledGrammar, **sampling: object
+) -> list[tuple[tuple[int, ...], FinishReason, str | None]]:
     """Of several sequences of one grammar at once: their tokens, and how and why they end."""
     submitted = [
-        served.submit(f"r{index}", [index, 7], grammar=form, seed=index, temperature=1.0, max_tokens=60)
+        served.submit(f"r{index}", [index, 7], grammar=form, seed=index, temperature=1.0, max_tokens=60, **sampling)
         for index in range(NUM_SEQUENCES)
     ]
     ended = [answer.wait() for answer in submitted]
@@ -59,17 +61,19 @@ def test_a_costly_grammar_fails_at_the_same_place_whatever_is_drafted(serve, pat
 
 @pytest.mark.parametrize("pattern", COSTLY)
 def test_a_lexer_that_is_full_ends_no_answer_and_changes_none(serve, monkeypatch, pattern):
-    """An empty one takes its place, as often as need be; one lexer is shared by all sequences of the grammar."""
-    expected = answers(serve(speculation_mode="off", max_batch_size=1), compiled(pattern, is_costly=False))
+    """An empty one takes its place, as often as need be; one lexer is shared by all sequences of the grammar.
+
+    Filters go by what masks leave, so that there are masks enough to fill it.
+    """
+    filtered = {"top_p": 0.9}
+    expected = answers(serve(speculation_mode="off", max_batch_size=1), compiled(pattern, is_costly=False), **filtered)
     known = {f"r{index}": [index, 7, *tokens] for index, (tokens, _, _) in enumerate(expected)}
     begun: list[object] = []
     begin_again = grammar.GrammarState._begin_again
-    monkeypatch.setattr(
-        grammar.GrammarState, "_begin_again", lambda state, drafts: begun.append(state) or begin_again(state, drafts)
-    )
+    monkeypatch.setattr(grammar.GrammarState, "_begin_again", lambda state: begun.append(state) or begin_again(state))
     for drafter in drafters(known):
         small = compiled(pattern, is_costly=False, num_states=150)
-        assert answers(serve(drafters=[drafter], speculation_mode=6), small) == expected
+        assert answers(serve(drafters=[drafter], speculation_mode=6), small, **filtered) == expected
     assert len(set(begun)) > 1
 
 

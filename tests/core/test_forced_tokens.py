@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from llguidance import LLMatcher
 
 from bowsprit_engine.core.grammar import CompiledGrammar, GrammarState
+from bowsprit_engine.errors import CallerError
 from bowsprit_engine.server.structured import BLANKS
 from core import toy_grammar
 from fakes import FAKE_EOS
@@ -87,7 +88,8 @@ def test_a_grammar_that_has_failed_forces_nothing():
     """Its failure is told by the next mask, not here."""
     state = after(toy_grammar.regex("ab"), "dd")
     assert state.forced(4) == ()
-    assert state.masks(()).failure is not None
+    with pytest.raises(CallerError):
+        state.mask()
 
 
 @settings(max_examples=60, deadline=None)
@@ -96,10 +98,10 @@ def test_forced_tokens_are_the_only_ones_that_masks_allow_and_asking_changes_no_
     """At every place of an answer, whatever was drafted before."""
     text = '{"degree": 120, "scale": "celsi", "kind": "dais"}'[:length]
     asked, unasked = after(json_grammar(REPORT), text), after(json_grammar(REPORT), text)
-    asked.masks(toy_grammar.encode(draft))
+    toy_grammar.masks(asked, toy_grammar.encode(draft))
     forced = asked.forced(limit)
-    masks, expected = asked.masks(forced), unasked.masks(forced)
-    assert len(masks.allowed) == len(forced) + 1
-    assert [mask.nonzero()[0].tolist() for mask in masks.allowed[: len(forced)]] == [[token] for token in forced]
-    assert [mask.tolist() for mask in masks.allowed] == [mask.tolist() for mask in expected.allowed]
+    masks, expected = toy_grammar.masks(asked, forced), toy_grammar.masks(unasked, forced)
+    assert len(masks) == len(forced) + 1
+    assert [mask.nonzero()[0].tolist() for mask in masks[: len(forced)]] == [[token] for token in forced]
+    assert [mask.tolist() for mask in masks] == [mask.tolist() for mask in expected]
     assert FAKE_EOS not in forced

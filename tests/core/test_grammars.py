@@ -18,6 +18,7 @@ from bowsprit_engine.core.sequence import LiveSequence
 from bowsprit_engine.errors import CallerError
 from bowsprit_engine.kernels import reference
 from bowsprit_engine.speculation.drafters.ngram import NGramDrafter
+from bowsprit_engine.speculation.verify import judge
 from bowsprit_policy.wire import DrafterType
 from core import toy_grammar
 from fakes import FAKE_EOS, FAKE_VOCAB, FakeDrafter, FakeRunner, adversary, oracle
@@ -145,7 +146,7 @@ def test_what_a_grammar_forces_is_drafted_and_counts_for_nobody(serve):
     sampling=st.sampled_from(SAMPLINGS),
 )
 def test_a_draft_row_is_drawn_as_if_the_drafts_before_it_had_been_emitted(pattern, seed, length, draft, sampling):
-    """Up to the first draft that can't be, after which no row is reached; and the state is left as it was."""
+    """Up to the first draft that isn't its row's token, after which no row is reached; drawing anew changes nothing."""
     logits = 2 * torch.randn(length + 7, FAKE_VOCAB, generator=torch.Generator().manual_seed(seed))
     emitted: list[int] = []
     for row in range(length):
@@ -158,14 +159,15 @@ def test_a_draft_row_is_drawn_as_if_the_drafts_before_it_had_been_emitted(patter
     draft = [*likely, *draft]
     sequence = sequence_of([1], emitted, pattern, **sampling)
 
-    num_possible = sequence.num_possible(draft)
-    together = draw(rows, sequence, draft).token_ids[: num_possible + 1]
+    drawn = draw(rows, sequence, draft)
+    reached = judge(drawn=drawn.token_ids, draft=draft, stop_token_ids={FAKE_EOS}).token_ids
 
-    assert together == [
+    assert list(reached) == [
         draw(rows[i : i + 1], sequence_of([1], emitted + draft[:i], pattern, **sampling)).token_ids[0]
-        for i in range(num_possible + 1)
+        for i in range(len(reached))
     ]
-    assert draw(rows, sequence, draft).token_ids[: num_possible + 1] == together
+    assert drawn.faults == {}
+    assert draw(rows, sequence, draft) == drawn
 
 
 def test_a_draft_is_cut_where_the_grammar_is_violated(serve):
@@ -252,24 +254,40 @@ def test_a_grammar_that_fails_costs_nobody_a_shared_prefix(serve):
 def test_a_failure_at_a_row_that_is_not_reached_harms_nothing():
     """The matcher begins again with what was emitted, and a fresh one would fail at the same row."""
     state = too_complex_later(is_costly=False).begin()
-    first = state.masks(())
+    first = state.mask()
     for _ in range(2):
-        failing = state.masks(toy_grammar.encode("abbbab"))
-        assert (len(failing.allowed), failing.failure) == (4, "lexer error: too many expressions constructed")
-        again = state.masks(())
-        assert again.failure is None
-        assert (again.allowed[0] == first.allowed[0]).all()
+        for token in toy_grammar.encode("abbb"):
+            state.mask()
+            state.take(token)
+        with pytest.raises(CallerError, match="lexer error: too many expressions constructed"):
+            state.mask()
+        state.go_back()
+        assert (state.mask() == first).all()
 
 
-def test_a_row_without_a_mask_gives_no_token():
-    """Where fewer drafts are possible than were when they were cut, the row after the last mask has a fault."""
+def test_a_grammar_that_fails_at_a_row_gives_that_row_a_fault():
+    """Where it is reached; the rows before it have their tokens, and a row behind another draft isn't looked at."""
+    logits = torch.zeros(6, FAKE_VOCAB)
+    for row, token in enumerate(toy_grammar.encode("abbbc")):
+        logits[row, token] = 9.0
+    for draft, failing in (("abbbc", [4]), ("abbab", [])):
+        sequence = sequence_of([1], [], "abbb(.*a.{8}b)*")
+        sequence.grammar = too_complex_later(is_costly=False).begin()
+        logits[4, FAKE_EOS] = 10.0  # it asks for a mask
+        drawn = draw(logits, sequence, toy_grammar.encode(draft))
+        assert toy_grammar.text_of(drawn.token_ids[:4]) == "abbb"
+        assert {row: fault.code for row, fault in drawn.faults.items()} == dict.fromkeys(failing, grammar.FAILED)
+
+
+def test_the_row_after_an_impossible_draft_is_not_reached():
+    """The row before it draws what the grammar allows, whatever was drafted and is likeliest."""
     sequence = sequence_of([1], [], "a{9}")
     logits = torch.zeros(4, FAKE_VOCAB)
-    whole = draw(logits, sequence, toy_grammar.encode("aaa"))
-    cut = draw(logits, sequence, toy_grammar.encode("aab"))
-    assert whole.faults == {}
-    assert {row: fault.code for row, fault in cut.faults.items()} == {3: grammar.FAILED}
-    assert "3 of 4 rows" in cut.faults[3].message
+    impossible = toy_grammar.encode("aab")
+    logits[2, impossible[2]] = 9.0
+    drawn = draw(logits, sequence, impossible)
+    assert toy_grammar.text_of(drawn.token_ids[:3]) == "aaa"
+    assert drawn.faults == {}
 
 
 @pytest.mark.parametrize(

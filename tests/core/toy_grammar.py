@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import llguidance
 from llguidance import LLMatcher, LLTokenizer
 
-from bowsprit_engine.core.grammar import CompiledGrammar, GrammarCompiler
+from bowsprit_engine.core.grammar import Allowed, CompiledGrammar, GrammarCompiler, GrammarState
 from fakes import FAKE_EOS, FAKE_VOCAB
 
 SINGLE = 'abcdefghijklmnopqrst0123456789 .,:;"{}[]-_'
@@ -64,6 +64,18 @@ def compiler() -> GrammarCompiler:
     return GrammarCompiler(
         LLTokenizer(llguidance.TokenizerWrapper(_Toy())), vocab_size=FAKE_VOCAB, eos_token_ids=[FAKE_EOS]
     )
+
+
+def masks(state: GrammarState, draft: Sequence[int]) -> list[Allowed]:
+    """At the state's place and after each draft token, as far as these are possible; the state is as before."""
+    found = [state.mask()]
+    for token in draft:
+        if not found[-1][token]:
+            break
+        state.take(token)
+        found.append(state.mask())
+    state.go_back()
+    return found
 
 
 def regex(pattern: str) -> CompiledGrammar:

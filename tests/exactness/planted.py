@@ -76,7 +76,7 @@ def mask_after_the_draw(draw: Callable[..., Drawn]) -> Callable[..., Drawn]:
 
 
 def only_the_first_row(adjust: Callable[..., object]) -> Callable[..., object]:
-    """Rows after a draft go as they are. For `Sampler._penalise` and `Sampler._constrain`."""
+    """Rows after a draft go as they are. For `Sampler._penalise` and `Sampler._hold_ends_back`."""
 
     def adjust_first(self: Sampler, logits: Tensor, group: DrawRows) -> object:
         return adjust(self, logits, dataclasses.replace(group, draft=()))

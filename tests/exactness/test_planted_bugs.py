@@ -125,7 +125,7 @@ def test_filters_in_another_order_are_rejected(monkeypatch):
     assert fit(FILTERED, draw=reference.draw, count=COUNT // 5) != []
 
 
-@pytest.mark.parametrize(("method", "params"), [("_penalise", PENALISED), ("_constrain", MASKED)])
+@pytest.mark.parametrize(("method", "params"), [("_penalise", PENALISED), ("_hold_ends_back", MASKED)])
 def test_processors_at_the_first_row_only_are_rejected(monkeypatch, method, params):
     """Only drafted texts are wrong, and both verdicts say so."""
     monkeypatch.setattr(Sampler, method, planted.only_the_first_row(getattr(Sampler, method)))

@@ -48,7 +48,7 @@ def allows(request: Request, text: str) -> bool:
     if state.num_possible(tokens) != len(tokens):
         return False
     state.advance(tokens)
-    return bool(state.masks(()).allowed[0][END])
+    return bool(state.mask()[END])
 
 
 @pytest.mark.parametrize(

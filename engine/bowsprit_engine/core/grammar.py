@@ -1,9 +1,11 @@
-"""Output that keeps to a grammar: which tokens may follow, at every row of a step, and how much of a draft is possible.
+"""Output that keeps to a grammar: which tokens may follow at a row of a step, and how much of a draft is possible.
 
-Decides by the grammar and the tokens emitted so far alone, so a constrained answer depends on nothing that was drafted,
-nor does the place where a grammar fails. The library counts the work of a lexer that remembers what it has seen, drafts
-that were refused and other sequences included: so that count never ends an answer, except that of a grammar which is
-called costly. Such a grammar has its lexer to itself, and nothing is drafted for it.
+Decides by the grammar and the tokens before the row alone, so a constrained answer depends on nothing that was drafted,
+nor does the place where a grammar fails: a limit of the library ends an answer where a mask is asked for, which is
+where the token that would be drawn without one may not follow. The library counts the work of a lexer that remembers
+what it has seen, drafts that were refused and other sequences included: so that count never ends an answer, except that
+of a grammar which is called costly. Such a grammar has its lexer to itself and a mask at every token, and nothing is
+drafted for it.
 llguidance has the grammars; compiling happens in the caller's thread, not in the engine's. Refuses to know where a
 grammar comes from (schemas, tools, expressions: the server's matter) and what is drawn.
 """
@@ -18,6 +20,7 @@ from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 from numpy.typing import NDArray
 
 from bowsprit_engine.errors import CallerError
+from bowsprit_engine.speculation.verify import num_leading_equal
 
 MAX_SOURCE_CHARACTERS = 65_536
 # What one grammar may cost: its own size, and the parser's work for one mask, which is the same whenever it is asked
@@ -31,17 +34,6 @@ ANSWER_STATES = 100_000  # of them, for the text before a mask
 FAILED = "grammar_failed"
 
 Allowed = NDArray[np.bool_]  # [vocab], True where a token may be drawn
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Masks:
-    """`allowed[i]`: tokens that may be drawn at row i. Rows after a draft that can't be are left out: none is reached.
-
-    `failure`: why the row after the last of them has no mask, in the library's words; None where there is no such row.
-    """
-
-    allowed: tuple[Allowed, ...]
-    failure: str | None = None
 
 
 class GrammarCompiler:
@@ -113,18 +105,24 @@ class CompiledGrammar:
 
 
 class GrammarState:
-    """Where one sequence is in its grammar. Only the engine's thread touches it; preemption doesn't concern it."""
+    """Where one sequence is in its grammar. Only the engine's thread touches it; preemption doesn't concern it.
+
+    A step's rows are walked by `follow`, `mask` and `take`, which look at the place after the tokens that were taken;
+    `go_back` forgets these, `advance` keeps those of them that were emitted.
+    """
 
     def __init__(self, grammar: CompiledGrammar) -> None:
         self._grammar = grammar
         self._matcher = grammar.fresh() if grammar.is_costly else grammar.matcher.deep_copy()
         self._emitted: list[int] = []
+        self._taken: list[int] = []  # since; the matcher is after them
 
     def num_possible(self, draft: Sequence[int]) -> int:
         """Leading tokens of a draft that may all be emitted, an end token not counted: its row could give no bonus.
 
         None for a costly grammar: its masks are those of emitted tokens, each of them once.
         """
+        self.go_back()
         ends = self._grammar.eos_token_ids
         end = next((index for index, token in enumerate(draft) if token in ends), len(draft))
         if end == 0 or self._grammar.is_costly:
@@ -132,9 +130,8 @@ class GrammarState:
         possible = self._matcher.validate_tokens(list(draft[:end]))
         if possible == end:
             return end
-        _mask(self._matcher, self._grammar.mask_size)  # a lexer that is full allows nothing, and says so here
-        if self._matcher.is_error():
-            self._begin_again(())
+        if self._computed() is None:  # a lexer that is full allows nothing, and says so here
+            self._begin_again()
             possible = self._matcher.validate_tokens(list(draft[:end]))
         return possible
 
@@ -145,44 +142,84 @@ class GrammarState:
         these tokens too, but for the last ones a mask may allow another cutting of the same text, and what follows may
         yet change. The state is as before when this returns. None of a costly grammar, for which nothing is drafted.
         """
+        self.go_back()
         return () if limit <= 0 or self._grammar.is_costly else tuple(self._matcher.compute_ff_tokens()[:limit])
 
-    def masks(self, draft: Sequence[int]) -> Masks:
-        """What may follow the emitted tokens, and each draft after them; the state is as before when this returns."""
-        possible = list(draft[: self.num_possible(draft)])
-        allowed: list[Allowed] = []
-        for index in range(len(possible) + 1):
-            mask = self._mask_after(possible[:index])
-            if self._matcher.is_error():
-                failure = words_of(self._matcher.get_error())
-                self._begin_again(())
-                return Masks(allowed=tuple(allowed), failure=failure)
-            allowed.append(mask[: self._grammar.vocab_size])
-            if index < len(possible):
-                self._matcher.consume_token(possible[index])
-        self._matcher.rollback(len(possible))
-        return Masks(allowed=tuple(allowed))
+    def follow(self, token_id: int) -> Allowed | None:
+        """Take a token, where it may follow without a mask being asked; else what may follow, and nothing is taken.
+
+        None: it was taken. End tokens, and all of a costly grammar, are only told by a mask, which may allow them. The
+        library's check of one token is a tenth of a mask's price, and knows of bytes alone: where masks ask for one
+        cutting of a forced text, it must be the token that they ask for. Raises CallerError as `mask` does.
+        """
+        if self._goes_on(token_id):
+            return None
+        allowed = self._computed()
+        if allowed is not None:
+            return allowed
+        self._begin_again()  # a lexer that was full knew nothing of the token
+        return None if self._goes_on(token_id) else self.mask()
+
+    def mask(self) -> Allowed:
+        """What may follow. Raises CallerError with the library's words where it can't tell.
+
+        Only a fresh matcher's failure counts: another's lexer may be full of what was drafted and of other sequences,
+        on which an answer must not depend. A fresh one has room for any mask, so that its failure is the parser's, or
+        that of a costly grammar.
+        """
+        allowed = self._computed()
+        if allowed is None:
+            self._begin_again()
+            allowed = self._computed()
+        if allowed is None:
+            failure = words_of(self._matcher.get_error())
+            self._begin_again()
+            raise CallerError(failure)
+        return allowed
+
+    def take(self, token_id: int) -> None:
+        """Go on to after a token that a mask allows, no end token."""
+        self._matcher.consume_token(token_id)  # a failure stays in the matcher, and the next mask finds it
+        self._taken.append(token_id)
+
+    def go_back(self) -> None:
+        """To after the emitted tokens."""
+        self._forget(len(self._taken))
 
     def advance(self, token_ids: Sequence[int]) -> None:
         """Tokens were emitted, the end token not among them."""
+        num_taken = num_leading_equal(self._taken, token_ids)
+        self._forget(len(self._taken) - num_taken)
         self._emitted.extend(token_ids)
-        self._matcher.consume_tokens(list(token_ids))  # a failure stays in the matcher, and the next mask finds it
+        self._taken.clear()
+        if num_taken < len(token_ids):
+            self._matcher.consume_tokens(list(token_ids[num_taken:]))  # of a failure as in `take`
 
-    def _mask_after(self, drafts: Sequence[int]) -> Allowed:
-        """The mask where the matcher is, after `drafts`. Only a fresh matcher's failure counts: another's lexer may be
-        full of what was drafted and of other sequences, on which an answer must not depend. A fresh one has room for
-        any mask, so that its failure is the parser's, or that of a costly grammar.
-        """
+    def _goes_on(self, token_id: int) -> bool:
+        """Whether a token may follow for sure, and was taken. A full lexer is found out by taking it."""
+        if self._grammar.is_costly or token_id in self._grammar.eos_token_ids:
+            return False
+        forced = self._matcher.compute_ff_tokens()
+        if (forced and forced[0] != token_id) or self._matcher.try_consume_tokens([token_id]) != 1:
+            return False
+        self._taken.append(token_id)
+        return True
+
+    def _computed(self) -> Allowed | None:
+        """The matcher's mask, None where it has failed."""
         mask = _mask(self._matcher, self._grammar.mask_size)
-        if self._matcher.is_error():
-            self._begin_again(drafts)
-            mask = _mask(self._matcher, self._grammar.mask_size)
-        return mask
+        return None if self._matcher.is_error() else mask[: self._grammar.vocab_size]
 
-    def _begin_again(self, drafts: Sequence[int]) -> None:
+    def _forget(self, num_tokens: int) -> None:
+        if num_tokens:
+            del self._taken[-num_tokens:]
+            if not self._matcher.rollback(num_tokens):
+                self._begin_again()
+
+    def _begin_again(self) -> None:
         """A matcher that failed never recovers."""
         self._matcher = self._grammar.fresh()
-        self._matcher.consume_tokens([*self._emitted, *drafts])
+        self._matcher.consume_tokens([*self._emitted, *self._taken])
 
 
 def words_of(error: str) -> str:

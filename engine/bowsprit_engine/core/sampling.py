@@ -1,7 +1,8 @@
-"""The target's token at every row of a step: penalties, bias and masks of the row's own context, then the keyed draw.
+"""The target's token at every row of a step: penalties and bias of the row's own context, then the keyed draw.
 
 Decides by (logits, the tokens before the row, sampling parameters, seed, position). A draft row's context includes the
-drafts before it, so every logits processor holds at every draft position. Knows nothing of acceptance.
+drafts before it, so every logits processor holds at every draft position. Where a grammar refuses what was drawn
+(core/constraint.py), the row is drawn again under its mask. Knows nothing of acceptance.
 """
 
 from __future__ import annotations
@@ -10,16 +11,18 @@ import importlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from bowsprit_engine.core import grammar
+from bowsprit_engine.core.constraint import ConstrainedRows, Refused
+from bowsprit_engine.core.draw_params import DrawParams, Unfiltered, draw_tensors
 from bowsprit_engine.core.request import Request, SamplingParams, TokenLogprob
 from bowsprit_engine.core.sequence import LiveSequence
 from bowsprit_engine.core.token_counts import TokenCounts
-from bowsprit_engine.errors import WorldError
+from bowsprit_engine.errors import CallerError, WorldError
 from bowsprit_engine.kernels import native, reference
 
 Draw = Callable[..., Tensor]  # the signature of kernels.reference.draw
@@ -92,7 +95,10 @@ class Sampler:
         logits: Tensor,  # [rows, vocab] float32
         groups: Sequence[DrawRows],  # in row order, covering every row
     ) -> Drawn:
-        """One token per row. A row's sum is finite iff the row is: no finite logits overflow it."""
+        """One token per row. A row's sum is finite iff the row is: no finite logits overflow it.
+
+        In a constrained sequence, rows after a draft that isn't the token of its row mean nothing.
+        """
         is_finite = torch.isfinite(logits.sum(dim=-1)).tolist()
         faults = {row: NOT_FINITE for row, is_good in enumerate(is_finite) if not is_good}
         adjusted = [group for group in groups if _needs_adjusting(group.sequence)]
@@ -100,8 +106,10 @@ class Sampler:
             logits = logits.clone()
             for group in adjusted:
                 self._penalise(logits, group)
-                faults |= self._constrain(logits, group)
-        return Drawn(token_ids=self._draw(logits, *_draw_arguments(groups)).tolist(), faults=faults)
+                self._hold_ends_back(logits, group)
+        token_ids: list[int] = self._draw(logits, *_draw_arguments(groups)).tolist()
+        faults |= self._constrain(logits, groups, token_ids)
+        return Drawn(token_ids=token_ids, faults=faults)
 
     def _penalise(self, logits: Tensor, group: DrawRows) -> None:
         """Penalties and bias of each row's own context."""
@@ -118,31 +126,62 @@ class Sampler:
             biased = torch.tensor(list(sampling.logit_bias), dtype=torch.int64, device=rows.device)
             rows[:, biased] += torch.tensor(list(sampling.logit_bias.values()), dtype=rows.dtype, device=rows.device)
 
-    def _constrain(self, logits: Tensor, group: DrawRows) -> Mapping[int, Fault]:
-        """Tokens that a row may not draw: ends before min_tokens, and what the grammar doesn't allow, which goes first.
-
-        A grammar that is at its end allows nothing but an end, min_tokens or not.
-        """
+    def _hold_ends_back(self, logits: Tensor, group: DrawRows) -> None:
+        """No end before min_tokens in free text; what keeps to a grammar ends as that says (core/constraint.py)."""
         sequence = group.sequence
-        masks = grammar.Masks(allowed=()) if sequence.grammar is None else sequence.grammar.masks(group.draft)
-        for index in range(group.num_rows):
-            row = logits[group.first_row + index]
-            is_early = sequence.num_emitted + index < sequence.request.sampling.min_tokens
-            # a model's own end token may lie beyond its logits: then nothing needs a mask
-            ends = [token for token in self.stop_token_ids(sequence.request) if token < row.numel()] if is_early else []
-            if index < len(masks.allowed):
-                allowed = torch.from_numpy(masks.allowed[index])
-                unended = allowed.index_fill(0, torch.tensor(ends, dtype=torch.int64), False)
-                banned = ~(unended if bool(unended.any()) else allowed)
-                row.masked_fill_(banned.to(row.device), -torch.inf)
-            else:
-                row[ends] = -torch.inf
-        num_masks = len(masks.allowed)
-        if sequence.grammar is None or num_masks == group.num_rows:
-            return {}
-        # the row after them is reached only where a draft was possible when it was cut and isn't now
-        message = masks.failure or f"the grammar has masks for {num_masks} of {group.num_rows} rows"
-        return {group.first_row + num_masks: Fault(message=message, code=grammar.FAILED)}
+        num_early = min(group.num_rows, sequence.request.sampling.min_tokens - sequence.num_emitted)
+        if sequence.grammar is None and num_early > 0:
+            # a model's own end token may lie beyond its logits: then nothing needs a ban
+            ends = [token for token in self.stop_token_ids(sequence.request) if token < logits.shape[1]]
+            logits[group.first_row : group.first_row + num_early, ends] = -torch.inf
+
+    def _constrain(self, logits: Tensor, groups: Sequence[DrawRows], token_ids: list[int]) -> Mapping[int, Fault]:
+        """Draw again, in `token_ids`, what grammars refuse, until they refuse nothing of what is reached."""
+        faults: dict[int, Fault] = {}
+        walks = [
+            (group, self._walk(logits, group, token_ids)) for group in groups if group.sequence.grammar is not None
+        ]
+        while walks:
+            refused: list[tuple[DrawRows, ConstrainedRows, Refused]] = []
+            for group, walk in walks:
+                end = group.first_row + group.num_rows
+                try:
+                    found = walk.refused(token_ids[group.first_row : end])
+                except CallerError as error:
+                    faults[group.first_row + walk.row] = Fault(message=str(error), code=grammar.FAILED)
+                    continue
+                if found is not None:
+                    refused.append((group, walk, found))
+            self._draw_again(logits, [(group, one) for group, _, one in refused], token_ids)
+            walks = [(group, walk) for group, walk, _ in refused]
+        return faults
+
+    def _draw_again(self, logits: Tensor, refused: Sequence[tuple[DrawRows, Refused]], token_ids: list[int]) -> None:
+        if not refused:
+            return
+        rows = [group.first_row + one.row for group, one in refused]
+        allowed = torch.from_numpy(np.stack([one.allowed for _, one in refused])).to(logits.device)
+        masked = logits[rows].masked_fill_(~allowed, -torch.inf)
+        params = [group.sequence.request.sampling for group, _ in refused]
+        positions = [len(group.sequence.token_ids) + one.row for group, one in refused]
+        for row, token in zip(rows, self._draw(masked, *draw_tensors(params, positions)).tolist(), strict=True):
+            token_ids[row] = token
+
+    def _walk(self, logits: Tensor, group: DrawRows, token_ids: Sequence[int]) -> ConstrainedRows:
+        sequence, rows = group.sequence, slice(group.first_row, group.first_row + group.num_rows)
+        assert sequence.grammar is not None
+        is_sure = [True] * group.num_rows
+        if _has_filters(sequence.request.sampling):
+            own = logits[rows]
+            chosen = own[torch.arange(group.num_rows), torch.tensor(token_ids[rows])]
+            is_sure = (chosen == own.amax(dim=-1)).tolist()
+        return ConstrainedRows(
+            sequence,
+            sequence.grammar,
+            group.draft,
+            end_token_ids=self.stop_token_ids(sequence.request),
+            is_sure=is_sure,
+        )
 
 
 def _counts(sequence: LiveSequence) -> TokenCounts:
@@ -158,12 +197,12 @@ def _has_penalties(sampling: SamplingParams) -> bool:
 
 def _needs_adjusting(sequence: LiveSequence) -> bool:
     sampling = sequence.request.sampling
-    return (
-        sequence.grammar is not None
-        or _has_penalties(sampling)
-        or bool(sampling.logit_bias)
-        or sequence.num_emitted < sampling.min_tokens
-    )
+    is_held_back = sequence.grammar is None and sequence.num_emitted < sampling.min_tokens
+    return _has_penalties(sampling) or bool(sampling.logit_bias) or is_held_back
+
+
+def _has_filters(sampling: SamplingParams) -> bool:
+    return sampling.temperature > 0.0 and (sampling.top_k, sampling.top_p, sampling.min_p) != (0, 1.0, 0.0)
 
 
 def _penalise(row: Tensor, context: TokenCounts, sampling: SamplingParams) -> None:
@@ -177,39 +216,18 @@ def _penalise(row: Tensor, context: TokenCounts, sampling: SamplingParams) -> No
     row[seen] = values - sampling.presence_penalty * (counts > 0)
 
 
-class DrawParams(Protocol):
-    """What a keyed draw depends on, but for logits and position: a request's, as the target and its drafters see it."""
-
-    @property
-    def temperature(self) -> float: ...
-    @property
-    def top_k(self) -> int: ...
-    @property
-    def top_p(self) -> float: ...
-    @property
-    def min_p(self) -> float: ...
-    @property
-    def seed(self) -> int: ...
-
-
-def draw_tensors(
-    params: Sequence[DrawParams], positions: Sequence[int]
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Per row: temperature, top_k, top_p, min_p, seed (its 64 bits as int64), position of the drawn token."""
-    return (
-        torch.tensor([p.temperature for p in params], dtype=torch.float32),
-        torch.tensor([p.top_k for p in params], dtype=torch.int32),
-        torch.tensor([p.top_p for p in params], dtype=torch.float32),
-        torch.tensor([p.min_p for p in params], dtype=torch.float32),
-        torch.tensor([reference.as_int64(p.seed) for p in params], dtype=torch.int64),
-        torch.tensor(positions, dtype=torch.int64),
-    )
-
-
 def _draw_arguments(groups: Sequence[DrawRows]) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    params = [group.sequence.request.sampling for group in groups for _ in range(group.num_rows)]
+    params = [params for group in groups for params in [_first_params(group.sequence)] * group.num_rows]
     positions = [len(group.sequence.token_ids) + index for group in groups for index in range(group.num_rows)]
     return draw_tensors(params, positions)
+
+
+def _first_params(sequence: LiveSequence) -> DrawParams:
+    """Filters go by what a grammar leaves, which isn't known when its sequence is first drawn."""
+    sampling = sequence.request.sampling
+    if sequence.grammar is None:
+        return sampling
+    return Unfiltered(temperature=sampling.temperature, seed=sampling.seed)
 
 
 def target_logprobs(

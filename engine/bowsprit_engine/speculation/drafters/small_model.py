@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from bowsprit_engine.core.draw_params import draw_tensors
 from bowsprit_engine.core.runner import Runner, StepBatch
-from bowsprit_engine.core.sampling import draw_tensors
 from bowsprit_engine.speculation.drafters.base import Draft, DraftContext
 from bowsprit_engine.speculation.drafters.small_model_kv import CatchUp, DraftKv
 from bowsprit_policy.wire import DrafterState, DrafterType
