@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -28,6 +28,7 @@ from bench.recorded_answers import STREAMS, Answer, read
 from bowsprit_engine.speculation.drafters.base import DraftContext, Drafter, LearningDrafter
 from bowsprit_engine.speculation.drafters.ngram import NGramDrafter
 from bowsprit_engine.speculation.drafters.suffix import SuffixDrafter
+from bowsprit_engine.speculation.drafters.suffix_in_python import SuffixInPython
 
 WORKER_SECONDS = 900.0
 DEFAULTS: Mapping[str, float] = {"max_tree_depth": 64, "max_spec_factor": 1.0, "min_token_prob": 0.1}
@@ -72,13 +73,14 @@ class Ours:
 
 def ours(recorded: Mapping[str, Sequence[Answer]], *, cap: int, batch: int) -> dict[str, list[Counted]]:
     """By drafter, a figure per stream."""
+    drafters: Mapping[str, Callable[[], Drafter]] = {
+        "n-gram": lambda: NGramDrafter(name="ngram"),
+        "suffix": lambda: SuffixDrafter(name="suffix"),
+        "suffix, in Python": lambda: SuffixDrafter(name="suffix", look_up=SuffixInPython),
+    }
     return {
-        "n-gram": [
-            replay(answers, Ours(NGramDrafter(name="ngram")), cap=cap, batch=batch) for answers in recorded.values()
-        ],
-        "suffix": [
-            replay(answers, Ours(SuffixDrafter(name="suffix")), cap=cap, batch=batch) for answers in recorded.values()
-        ],
+        name: [replay(answers, Ours(new()), cap=cap, batch=batch) for answers in recorded.values()]
+        for name, new in drafters.items()
     }
 
 
