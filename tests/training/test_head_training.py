@@ -201,6 +201,34 @@ def test_progress_is_told_at_every_validation(
     assert [(checkpoint.step, checkpoint.steps) for checkpoint in told] == [(n, 20) for n in (0, 5, 10, 15, 20)]
 
 
+def test_a_trial_tells_seconds_per_token_and_leaves_the_head_alone(
+    runner: LearnableRunner, target: TargetRows, head: RecurrentHead, requests: list[RequestFeatures]
+) -> None:
+    """Of steps of a hundred tokens that take half a second, but for the first ones, which compile."""
+    before = {name: value.clone() for name, value in head.state_dict().items()}
+    readings = itertools.chain([0.0, 60.0, 60.0, 110.0], (150.0 + 0.5 * number for number in itertools.count()))
+    found = loop.seconds_per_token(
+        head,
+        target=target,
+        requests=requests,
+        embed=runner.embed,
+        settings=LoopSettings(rows_per_batch=100),
+        clock=lambda: next(readings),
+    )
+    assert found == pytest.approx(0.005)
+    assert all(torch.equal(value, before[name]) for name, value in head.state_dict().items())
+
+
+def test_a_validation_in_the_middle_of_an_epoch_ends_nothing_early(
+    runner: LearnableRunner, target: TargetRows, head: RecurrentHead, requests: list[RequestFeatures]
+) -> None:
+    """Patience counts epochs: the learning rate is high until the end of a long one."""
+    scores = itertools.count(2.0, -0.1)
+    settings = LoopSettings(rows_per_batch=96, max_epochs=1, patience=1, validations_per_epoch=5)
+    outcome = train(head, target, requests, runner, lambda _: next(scores), settings=settings)
+    assert (len(outcome.checkpoints), outcome.checkpoints[-1].step, outcome.stopped) == (6, 10, "NoBetter")
+
+
 def shortened(request: RequestFeatures, length: int) -> RequestFeatures:
     return dataclasses.replace(request, token_ids=request.token_ids[:length], hidden=request.hidden[:length])
 

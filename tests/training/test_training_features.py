@@ -89,11 +89,3 @@ def test_only_what_trains_is_kept_in_half_the_bytes(runner: LearnableRunner, fil
     assert {request.hidden.dtype for request in found.train} == {torch.bfloat16}
     assert {request.hidden.dtype for request in (*found.validation, *found.holdout)} == {torch.float32}
     assert torch.equal(found.train[0].hidden, states_of(runner, chosen.train[0]).hidden.bfloat16())
-
-
-def test_every_request_has_one_purpose(runner: LearnableRunner) -> None:
-    """Nothing that judges trains, and without a base sample nothing is left out."""
-    sides = split(recorded(runner, 200), min_holdout_requests=40)
-    chosen = chosen_of(sides)
-    found = (chosen.train, chosen.validation, chosen.holdout, chosen.base_holdout)
-    assert found == (list(sides.train), list(sides.validation), list(sides.holdout), [])

@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -16,6 +17,7 @@ from bowsprit_engine.models.uri import resolve_uri
 from bowsprit_engine.server.progress import progress_port
 from bowsprit_engine.speculation.drafters.head import HeadDrafter
 from bowsprit_engine.training import artifact, job, material, teaching
+from bowsprit_engine.training.deadline import TRAINING_UNTIL
 from bowsprit_engine.training.progress import Tracker
 from bowsprit_policy.wire import Evaluation, TrainingPhase, TrainingProgress, TrainingResult
 from training.learnable import DIGEST, LearnableRunner, recorded, write_shard
@@ -168,6 +170,43 @@ def test_traffic_of_another_model_does_not_count(settings: TrainSettings, runner
 def test_much_traffic_is_seen_less_often(num_tokens: int, times: int) -> None:
     """A run takes as long with 100,000 tokens as with 50,000, and every token is seen."""
     assert teaching.num_epochs(num_tokens) == times
+
+
+def test_a_run_learns_from_what_it_has_time_for_and_says_how_much(
+    settings: TrainSettings, runner: LearnableRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One pass over 88 requests, of which time is left for 27: those and the 32 that validate are in the record."""
+    write_shard(capture_folder(settings), recorded(runner, 160))
+    monkeypatch.setattr(teaching, "MAX_SEEN_TOKENS", 1)
+    seconds = 1e6
+    is_enough_for = 27.9 * 10
+    per_token = seconds * TRAINING_UNTIL * teaching.SHARE_OF_TIME / is_enough_for
+    monkeypatch.setattr("bowsprit_engine.training.loop.seconds_per_token", lambda *args, **kwargs: per_token)
+    assert job.run(settings.model_copy(update={"deadline_seconds": seconds})) == 0
+    result = result_of(settings)
+    assert result.data is not None
+    assert result.message.endswith("27 requests trained")
+    assert (result.data.requests_train, result.data.tokens) == (27 + 32, (27 + 32 + 40) * 16)
+
+
+def test_much_traffic_is_judged_on_the_way(
+    settings: TrainSettings, runner: LearnableRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Progress has an acceptance length long before the only pass ends, and every step is told."""
+    write_shard(capture_folder(settings), recorded(runner, 160))
+    monkeypatch.setattr(teaching, "MAX_SEEN_TOKENS", 1)
+    monkeypatch.setattr(teaching, "TOKENS_PER_VALIDATION", 300)
+    steps, judged = [], []
+    step = Tracker.step
+
+    def spied(tracker: Tracker, done: int, **known: Any) -> None:
+        step(tracker, done, **known)
+        if tracker.current().phase == TrainingPhase.TRAINING:
+            (judged if "acceptance_length" in known else steps).append(done)
+
+    monkeypatch.setattr(Tracker, "step", spied)
+    assert job.run(settings) == 0
+    assert (steps, judged) == (list(range(1, 10)), [0, 4, 8, 9])
 
 
 def test_a_missing_capture_folder_is_named(settings: TrainSettings) -> None:
