@@ -178,6 +178,8 @@ class FakeEngine:
             self.shadow = None  # the second buffer becomes the first
         elif load.revision is not None:
             self.reads.append(load.revision)
+        if drafter.revision != load.revision:
+            drafter.count_anew()
         drafter.revision = load.revision
         drafter.state = DrafterState.EMPTY if load.revision is None else DrafterState.ACTIVE
 

@@ -48,6 +48,12 @@ class SimulatedDrafter:
     counted_drafted: list[int] = field(default_factory=lambda: [0] * 32)
     seconds: float = 0.0
 
+    def count_anew(self) -> None:
+        """As a new process does, and an engine with a new revision."""
+        self.opportunities = self.proposed = self.drafted = 0
+        self.reached, self.matched, self.seconds = [0] * 32, [0] * 32, 0.0
+        self.extendable, self.counted_drafted = [0] * 32, [0] * 32
+
 
 @dataclass(slots=True, kw_only=True)
 class SimulatedService:
@@ -86,16 +92,14 @@ class SimulatedService:
         self.boot_id = f"boot-{int(self.boot_id.removeprefix('boot-')) + 1}"
         self.uptime, self.tokens, self.sequence_steps, self.cells = 0.0, 0, 0, {}
         for drafter in self.drafters:
-            drafter.opportunities = drafter.proposed = drafter.drafted = 0
-            drafter.reached, drafter.matched, drafter.seconds = [0] * 32, [0] * 32, 0.0
-            drafter.extendable, drafter.counted_drafted = [0] * 32, [0] * 32
+            drafter.count_anew()
 
     def load(self, name: str, revision: str, *, matches: tuple[float, ...], evaluated: tuple[float, ...]) -> None:
         """Swap a trained revision in: its counters begin again."""
         drafter = next(drafter for drafter in self.drafters if drafter.name == name)
-        fresh = SimulatedDrafter(name=name, type=drafter.type, share=drafter.share, matches=matches)
-        fresh.unit_seconds, fresh.revision, fresh.evaluated = drafter.unit_seconds, revision, evaluated
-        self.drafters[self.drafters.index(drafter)] = fresh
+        drafter.count_anew()
+        drafter.state, drafter.revision = DrafterState.ACTIVE, revision
+        drafter.matches, drafter.evaluated = matches, evaluated
 
     def run(self, table: Sequence[TableRow] | None) -> None:
         """One tick of traffic under a table."""
