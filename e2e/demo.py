@@ -206,7 +206,7 @@ async def follow(traffic: Traffic, questions: list[Prompt]) -> None:
     await traffic.until_drafting(Mode.UNTRAINED, after, phase=name)
     await traffic.compare(Mode.UNTRAINED, compared)
     if earlier is None:
-        await traffic.phase(name, Mode.UNTRAINED, learnt_from[NUM_BEFORE_COMPARING:])
+        await traffic.phase("untrained drafters again", Mode.UNTRAINED, learnt_from[NUM_BEFORE_COMPARING:])
     training = earlier or await traffic.until_trained(after)
     revision = None if training is None else model.kube.get("srev", training["status"].get("revision", ""))
     record.note_training(training, revision)

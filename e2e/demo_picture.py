@@ -17,6 +17,7 @@ from matplotlib import pyplot as plt
 from demo_record import COMPARED, Mode, Record, Sample, moment
 
 WINDOW_SECONDS = 5.0
+_COMPARISONS = frozenset(mode.comparison for mode in COMPARED)
 COLOURS = {Mode.PLAIN: "#7f7f7f", Mode.UNTRAINED: "#1f77b4", Mode.TRAINED: "#2ca02c"}
 MARKS = {
     "DraftLength": "#ff7f0e",
@@ -34,8 +35,7 @@ def draw(record: Record, path: Path) -> Path:
     rate, length = panels[0][0], panels[1][0]
     for mode in Mode:
         # One request at a time is no throughput to be compared with several at once: those are the bars.
-        alone = {compared.comparison for compared in COMPARED}
-        together = [sample for sample in record.samples if sample.mode is mode and sample.phase not in alone]
+        together = [sample for sample in record.samples if sample.mode is mode and sample.phase not in _COMPARISONS]
         _plot(rate, record, together, mode, lambda group: sum(s.tokens for s in group) / WINDOW_SECONDS)
         of_mode = [sample for sample in record.samples if sample.mode is mode]
         _plot(length, record, of_mode, mode, lambda group: sum(s.tokens for s in group) / sum(s.steps for s in group))
@@ -72,7 +72,7 @@ def _shade_phases(record: Record, panels: tuple[Any, ...]) -> None:
         for axes in panels:
             axes.axvspan(begin, end, color="black", alpha=0.07 if index % 2 else 0.02, linewidth=0)
         transform = panels[0].get_xaxis_transform()
-        words = phase.replace(" ", "\n", 1)
+        words = "beside\nplain" if phase in _COMPARISONS else phase.replace(" ", "\n", 1)
         panels[0].text((begin + end) / 2, 1.01, words, transform=transform, ha="center", va="bottom", fontsize=8)
 
 

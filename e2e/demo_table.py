@@ -11,8 +11,13 @@ def comparison_table(record: Record) -> Table:
     """One row per mode that was compared; the speed-up has its 95 % interval."""
     table = Table(title="The same questions, each also in plain decoding, one at a time, in turn", title_justify="left")
     for column in ("", "tokens/s", "plain then", "acceptance length", "drafts/step", "K in force", "speed-up"):
-        figures_wrap = column in ("acceptance length", "plain then", "drafts/step")
-        table.add_column(column, justify="left" if column == "" else "right", no_wrap=not figures_wrap)
+        longest_word = max(map(len, column.split(" ")))
+        table.add_column(
+            column,
+            justify="left" if column == "" else "right",
+            min_width=longest_word,
+            no_wrap=column in ("", "speed-up"),
+        )
     for mode in Mode:
         figures = record.figures(mode)
         if figures is not None:
