@@ -30,6 +30,7 @@ def named(function: str) -> dict[str, Any]:
         ({"temperature": 3}, "temperature", ("3", "less than or equal to 2")),
         ({"temperature": "hot"}, "temperature", ("hot", "number")),
         ({"top_p": 0}, "top_p", ("greater than 0",)),
+        ({"repetition_penalty": 1e-300}, "repetition_penalty", ("1e-300", "0.01")),
         ({"n": 0}, "n", ("0", "greater than or equal to 1")),
         ({"n": 1000}, "n", ("1000", "128")),
         ({"max_tokens": -5}, "max_tokens", ("-5", "1")),

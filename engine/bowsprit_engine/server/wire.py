@@ -95,7 +95,7 @@ class GenerationBody(BaseModel):
     # vLLM's
     top_k: int | None = Field(default=None, ge=-1, lt=2**31)  # -1 and 0: off
     min_p: Number | None = Field(default=None, ge=0, le=1)
-    repetition_penalty: Number | None = Field(default=None, gt=0, le=10)
+    repetition_penalty: Number | None = Field(default=None, ge=0.01, le=10)  # near 0 logits leave float32
     ignore_eos: bool | None = None
     min_tokens: int | None = Field(default=None, ge=0, lt=2**31)
     stop_token_ids: Annotated[list[TokenId], Field(max_length=128)] | None = None
