@@ -43,6 +43,7 @@ def paying_service(*, matches: float = 0.9) -> SimulatedService:
 class FakeEngine:
     """`token`: the one it accepts, None for any. `is_silent`: it never answers. `refusal`: what a load gets as 400.
 
+    `failed_self_test`: why a revision that it loads is not kept: it answers 200, with what it serves on.
     `shadow_refusal`: what a load for the shadow gets as 400; `shadow_failure`: as this status with this error.
     `knows_shadows`: False is an engine of the version before them, which takes any role for serving. `reads`:
     revisions that were read from storage. `shadow_matches`: matched tokens of candidate and incumbent at each place
@@ -55,6 +56,7 @@ class FakeEngine:
     token: str | None = None
     is_silent: bool = False
     refusal: str | None = None
+    failed_self_test: str | None = None
     shadow_refusal: str | None = None
     shadow_failure: tuple[int, dict[str, str]] | None = None
     knows_shadows: bool = True
@@ -157,6 +159,8 @@ class FakeEngine:
             if self.shadow_refusal is not None:
                 return web.json_response({"error": {"message": self.shadow_refusal}}, status=400)
             self._put_shadow(drafter.revision, load)
+        elif self.failed_self_test is not None:
+            drafter.state, drafter.reason = DrafterState.BROKEN, self.failed_self_test
         else:
             self._serve(drafter, load)
         answer = next(stats for stats in self.service.stats().drafters if stats.name == name)

@@ -23,12 +23,13 @@ def speculators(*revisions: str) -> tuple[DesiredSpeculator, ...]:
 
 @dataclass(slots=True, kw_only=True)
 class Delivered:
-    """One engine and what is delivered to it. `now` is the operator's clock."""
+    """One engine and what is delivered to it. `now` is the operator's clock; `message`: the pod's last complaint."""
 
     engine: FakeEngine
     fleet: Fleet
     delivery: Delivery
     now: float = 1000.0
+    message: str | None = None
 
     async def scrape(self) -> tuple[ScrapedPod, ...]:
         engine = self.engine
@@ -47,7 +48,7 @@ class Delivered:
         scraped = await self.scrape() if pods is None else pods
         (said,) = await self.delivery.deliver(spec, scraped, heads=["head"], now=self.now)
         await asyncio.gather(*(task for task in asyncio.all_tasks() if task.get_name().startswith("load ")))
-        (head,) = said.speculators
+        (head,), self.message = said.speculators, said.message
         return head
 
     def loads(self) -> list[tuple[str, str | None]]:
@@ -123,6 +124,18 @@ async def test_a_refused_candidate_is_offered_again_only_after_a_while(pod: Deli
         said = await pod.tick(serving="one", candidate="two")
     assert said.shadow is not None
     assert (said.shadow.state, said.shadow.message) == ("Scoring", None)
+
+
+async def test_a_revision_that_a_pod_read_and_did_not_keep_is_refused_with_its_words(pod: Delivered) -> None:
+    """It answers 200, Broken, and serves on with what it had: reading it again at every tick would help nobody."""
+    for _ in range(2):
+        await pod.tick(serving="one")
+    pod.engine.failed_self_test = "self-test: 0 of 64 tokens predicted"
+    for _ in range(4):
+        said = await pod.tick(serving="two")
+    assert (said.revision, said.state) == ("one", "Broken")
+    assert pod.loads().count(("serving", "two")) == 1
+    assert pod.message == "head is Broken: self-test: 0 of 64 tokens predicted"
 
 
 @pytest.mark.parametrize(
