@@ -14,6 +14,8 @@ from __future__ import annotations
 from collections.abc import Sequence, Set
 from dataclasses import dataclass
 
+import numpy as np
+
 from bowsprit_engine.core.grammar import Allowed, GrammarState
 from bowsprit_engine.core.sequence import LiveSequence
 
@@ -24,6 +26,11 @@ class Refused:
 
     row: int
     allowed: Allowed
+
+    @property
+    def only(self) -> int | None:
+        """The token that needs no draw: a forced text often is one that the model would have cut into other tokens."""
+        return int(self.allowed.argmax()) if np.count_nonzero(self.allowed) == 1 else None
 
 
 class ConstrainedRows:

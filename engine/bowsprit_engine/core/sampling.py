@@ -157,13 +157,19 @@ class Sampler:
         return faults
 
     def _draw_again(self, logits: Tensor, refused: Sequence[tuple[DrawRows, Refused]], token_ids: list[int]) -> None:
-        if not refused:
+        drawn: list[tuple[DrawRows, Refused]] = []
+        for group, one in refused:
+            if one.only is None:
+                drawn.append((group, one))
+            else:
+                token_ids[group.first_row + one.row] = one.only
+        if not drawn:
             return
-        rows = [group.first_row + one.row for group, one in refused]
-        allowed = torch.from_numpy(np.stack([one.allowed for _, one in refused])).to(logits.device)
-        masked = logits[rows].masked_fill_(~allowed, -torch.inf)
-        params = [group.sequence.request.sampling for group, _ in refused]
-        positions = [len(group.sequence.token_ids) + one.row for group, one in refused]
+        rows = [group.first_row + one.row for group, one in drawn]
+        banned = torch.from_numpy(~np.stack([one.allowed for _, one in drawn])).to(logits.device)
+        masked = logits[rows].masked_fill_(banned, -torch.inf)
+        params = [group.sequence.request.sampling for group, _ in drawn]
+        positions = [len(group.sequence.token_ids) + one.row for group, one in drawn]
         for row, token in zip(rows, self._draw(masked, *draw_tensors(params, positions)).tolist(), strict=True):
             token_ids[row] = token
 
