@@ -27,11 +27,51 @@ def test_a_long_unsure_draft_gains_more_than_a_short_sure_one_unless_rows_cost()
     assert gain(LONG, 1.0) == 0.0
 
 
-def test_what_a_head_is_expected_to_gain_is_net_of_its_rows():
-    """By length; a token that is worth less than its row adds nothing."""
-    beliefs = Beliefs([HEAD])
-    free = beliefs.foreseen(HEAD, most=4, fortune=2, row_price=0.0)
-    paid = beliefs.foreseen(HEAD, most=4, fortune=2, row_price=free[1] - free[0])
+def added(beliefs, *, row_price=0.3, had=0.0, fortune=2):
+    return list(beliefs.added(HEAD, most=2, fortune=fortune, row_price=row_price, had=had))
 
-    assert free[0] < free[1] < free[2] < free[3]
-    assert paid == pytest.approx((2 * free[0] - free[1],) * 4)
+
+def heard(beliefs, *confidences, row_price=0.3, had=0.0):
+    candidate = beliefs.candidate(
+        HEAD, "head", Draft(token_ids=(7, 7), confidences=confidences), others=(), fortune=2, row_price=row_price
+    )
+    beliefs.heard(candidate, fortune=2, row_price=row_price, had=had)
+
+
+def test_what_a_head_adds_is_unknown_and_hopeful_before_it_was_asked():
+    """Rows count for nothing yet: else nobody would ever ask. What another draft has is no gain."""
+    beliefs = Beliefs([HEAD])
+
+    assert 0 < added(beliefs)[0] < added(beliefs)[1]
+    assert added(beliefs, had=added(beliefs)[1]) == [0.0, 0.0]
+
+
+def test_what_a_head_adds_is_what_its_sure_drafts_do_however_many_unsure_ones_there_are():
+    """A mean would say that none is worth its row: half of them are, and the others aren't verified."""
+    beliefs = Beliefs([HEAD])
+    for _ in range(100):
+        heard(beliefs, 0.9, 0.9, row_price=0.5)
+        heard(beliefs, 0.01, 0.01, row_price=0.5)
+
+    sure = Beliefs([HEAD]).candidate(
+        HEAD, "head", Draft(token_ids=(7,), confidences=(0.9,)), others=(), fortune=2, row_price=0.5
+    )
+    assert sure.gain > 0
+    assert added(beliefs, row_price=0.5)[0] == pytest.approx(sure.gain / 2, rel=0.1)
+
+
+def test_what_a_head_adds_is_told_by_places_alike():
+    """Where another draft is as good, or rows cost more than it is sure of, it adds nothing; a swap voids it all."""
+    beliefs = Beliefs([HEAD])
+    fresh = added(beliefs)
+    for _ in range(100):
+        heard(beliefs, 0.9, 0.9, had=0.0)
+        heard(beliefs, 0.9, 0.9, had=3.0)
+        heard(beliefs, 0.1, 0.1, row_price=0.9)
+
+    assert added(beliefs)[1] > 0.1
+    assert added(beliefs, fortune=0)[1] > 0.1
+    assert added(beliefs, had=3.0) == [0.0, 0.0]
+    assert added(beliefs, row_price=0.9)[0] < 0.05
+    beliefs.forget("head")
+    assert added(beliefs) == fresh

@@ -76,13 +76,16 @@ def test_asking_changes_nothing_and_what_was_said_before_is_not_said_again(judge
     """Values are kept until something is learned of any kind: kinds share their coarser counts."""
     asked, unasked = Calibrator(), Calibrator()
     for learned, matched, question in judged:
-        asked.probabilities([question, learned], prior=0.4)
+        asked.probability(question, prior=0.4)
+        asked.probability(learned, prior=0.4)
         for calibrator in (asked, unasked):
             calibrator.learn(learned, matched=matched)
-        assert asked.probability(question, prior=0.4) == asked.probabilities([question], prior=0.4)[0]
+        asked.probability(question, prior=0.4)
 
-    assert asked.probabilities(KINDS, prior=0.4) == unasked.probabilities(KINDS, prior=0.4)
-    assert asked.probabilities(KINDS, prior=0.6) == unasked.probabilities(KINDS, prior=0.6)
+    for prior in (0.4, 0.6):
+        assert [asked.probability(of, prior=prior) for of in KINDS] == [
+            unasked.probability(of, prior=prior) for of in KINDS
+        ]
 
 
 def test_a_swapped_drafter_begins_again_and_others_stay():

@@ -63,8 +63,17 @@ def test_no_other_choice_emits_more_per_second(survivals, rises):
 
 
 @pytest.mark.parametrize(
-    ("curve", "share"), [([2.0, 2.1, 2.2], 0.05), ([2.0, 1.9], 0.0), ([2.0], 0.0), ([], 0.0)], ids=str
+    ("curve", "batch", "share"),
+    [
+        ([2.0, 2.4, 2.4, 2.4], 1, 0.2 / 3),  # as many at once as are cheapest
+        ([2.0, 2.2, 2.8], 1, 0.1),
+        ([2.0, 2.0, 2.8], 2, 0.2),  # a row for one of two sequences is free, and tells nothing
+        ([2.0, 1.9], 1, 0.0),  # noise
+        ([2.0], 1, 0.0),
+        ([], 1, 0.0),
+    ],
+    ids=str,
 )
-def test_a_row_takes_its_share_of_the_curve(curve, share):
-    """Nothing where the curve falls, by noise, or isn't known."""
-    assert row_share(curve) == pytest.approx(share)
+def test_a_row_costs_what_it_does_where_rows_are_cheapest_for_all_sequences(curve, batch, share):
+    """A curve has steps; nothing where it falls, or isn't known."""
+    assert row_share(curve, batch=batch) == pytest.approx(share)

@@ -95,6 +95,24 @@ def test_a_heads_call_costs_the_same_for_one_sequence_and_for_eight():
     assert prices.handling_share == pytest.approx(0.01)
 
 
+def test_what_only_a_heads_drafts_need_is_no_part_of_a_look_ups_price():
+    """Look-up after its tokens, say."""
+    clock = Clock()
+    prices = Prices(clock)
+    prices.note_step(1.0, is_contended=False)
+    for _ in range(2):
+        asked(prices, clock, LOOK_UP, seconds=0.01)
+        asked(prices, clock, HEAD, seconds=0.1)
+        with prices.handling():
+            clock.now += 0.02
+        with prices.handling(costly=True):
+            clock.now += 0.05
+        prices.begin_step()
+
+    assert prices.look_up(LOOK_UP, batch=1) == pytest.approx(0.02)
+    assert prices.handling_share == pytest.approx(0.06)
+
+
 def test_the_price_of_a_drafter_that_was_swapped_is_unknown():
     """Its first call counts for nothing again."""
     clock = Clock()

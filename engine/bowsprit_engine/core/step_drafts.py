@@ -81,9 +81,8 @@ class StepDrafter:
 
     def _row_share(self, plan: StepPlan) -> float:
         batch = len(plan.decodes)
-        return row_share(
-            self._policy.curve(batch=batch, rows=batch, most=ROWS_PRICED * batch, context=plan.mean_context)
-        )
+        curve = self._policy.curve(batch=batch, rows=batch, most=ROWS_PRICED * batch, context=plan.mean_context)
+        return row_share(curve, batch=batch)
 
     def _windowed(self, plan: StepPlan, proposals: Sequence[Proposal], bound: frozenset[int]) -> Sequence[Proposal]:
         """As much of each proposal as pays in this step; those that are bound get all of theirs."""

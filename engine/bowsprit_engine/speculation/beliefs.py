@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from itertools import accumulate, repeat
 
+from bowsprit_engine.speculation.advantage import Advantages, added_by, place_of
 from bowsprit_engine.speculation.confidence import (
     Calibrator,
     Foresight,
@@ -25,6 +26,7 @@ from bowsprit_policy.acceptance import PRIORS
 from bowsprit_policy.wire import COUNT_BASED
 
 FORCED_PRIOR = 0.95  # P(a forced token matches), before any was judged
+HOPELESS = 0.25  # of a row's price: a token that is likelier not to match than that is never verified
 AS_EXPECTED = 1  # bucket of the fortune of what nobody drafted
 
 
@@ -34,6 +36,9 @@ class Beliefs:
     def __init__(self, drafters: Iterable[Drafter]) -> None:
         self._calibrator = Calibrator()
         self._foresight = Foresight(drafter.name for drafter in drafters if drafter.type not in COUNT_BASED)
+        self._advantages = Advantages()
+        self._added: dict[tuple[str, int, int, float, float], Sequence[float]] = {}  # since anything was learned
+        self._num_learned = 0
         self.learners: tuple[Learns, ...] = (self._calibrator, self._foresight)
 
     def candidate(
@@ -43,47 +48,77 @@ class Beliefs:
         """A draft with what is believed of it. `first`: position of its first token in the proposal.
 
         `name`: whose record it belongs to. `fortune`: bucket of how that fared in the sequence. `others`: what other
-        drafters said of the same place.
+        drafters said of the same place. The draft is cut where it is hopeless to be worth its rows.
         """
         confidences = draft.confidences if draft.confidences is not None else repeat(None)
-        longest = max(map(len, others), default=0)
+        longest = max([len(other) for other in others], default=0)
         num_agreed = max([num_leading_equal(other, draft.token_ids) for other in others], default=0)
-        kinds = tuple(
-            [
-                TokenKind(
-                    name,
-                    position_bucket(first + index),
-                    sureness_bucket(confidence),
-                    index < num_agreed if index < longest else None,
-                    fortune,
-                )
-                for index, (_, confidence) in enumerate(zip(draft.token_ids, confidences, strict=False))
-            ]
-        )
-        return self._believed(
-            drafter.name, draft.token_ids, kinds, prior=PRIORS[drafter.type].match, row_price=row_price
+        probability, prior = self._calibrator.probability, PRIORS[drafter.type].match
+        hopeless = HOPELESS * row_price
+        kinds, survivals = [], []
+        survival, gain = 1.0, 0.0
+        for index, (_, confidence) in enumerate(zip(draft.token_ids, confidences, strict=False)):
+            kind = TokenKind(
+                name,
+                position_bucket(first + index),
+                sureness_bucket(confidence),
+                index < num_agreed if index < longest else None,
+                fortune,
+            )
+            survival *= probability(kind, prior=prior)
+            kinds.append(kind)
+            survivals.append(survival)
+            if survival > row_price:
+                gain += survival - row_price
+            elif survival < hopeless:
+                break  # that one is still judged, so that it may become better than it is believed
+        return Candidate(
+            drafter=drafter.name,
+            token_ids=draft.token_ids[: len(kinds)],
+            kinds=tuple(kinds),
+            survivals=tuple(survivals),
+            gain=gain,
         )
 
     def forced(self, token_ids: tuple[int, ...]) -> Candidate:
         """Tokens that a grammar leaves no choice about: sure but for another cutting of the same text into tokens."""
         kinds = tuple([TokenKind(NOBODY, position_bucket(i), None, None, AS_EXPECTED) for i in range(len(token_ids))])
-        return self._believed(NOBODY, token_ids, kinds, prior=FORCED_PRIOR, row_price=0.0)
+        survivals = survivals_of([self._calibrator.probability(kind, prior=FORCED_PRIOR) for kind in kinds])
+        return Candidate(drafter=NOBODY, token_ids=token_ids, kinds=kinds, survivals=survivals, gain=sum(survivals))
 
-    def foreseen(self, drafter: Drafter, *, most: int, fortune: int, row_price: float) -> tuple[float, ...]:
-        """What a costly drafter's drafts of 1, 2, … `most` tokens would gain, before it is asked."""
-        probabilities = self._foresight.probabilities(
-            drafter.name, most=most, fortune=fortune, prior=PRIORS[drafter.type].match
+    def added(self, drafter: Drafter, *, most: int, fortune: int, row_price: float, had: float) -> Sequence[float]:
+        """Tokens that a costly drafter's drafts of 1, 2, … `most` would add to the `had` of the best other draft.
+
+        What they added in such places, which begins in good faith, with rows that cost nothing: else what is unknown
+        would never be asked. At least what its late matches say: that is the mean, which the sure ones are above.
+        """
+        key = (drafter.name, most, fortune, round(row_price, 2), round(had, 1))
+        if self._num_learned != self._foresight.num_learned:
+            self._num_learned = self._foresight.num_learned
+            self._added.clear()
+        if key not in self._added:
+            self._added[key] = self._expected(drafter, most=most, fortune=fortune, row_price=key[3], had=key[4])
+        return self._added[key]
+
+    def _expected(self, drafter: Drafter, *, most: int, fortune: int, row_price: float, had: float) -> Sequence[float]:
+        survivals = survivals_of(
+            self._foresight.probabilities(drafter.name, most=most, fortune=fortune, prior=PRIORS[drafter.type].match)
         )
-        return tuple(accumulate(max(0.0, survival - row_price) for survival in survivals_of(probabilities)))
+        place = place_of(drafter.name, row_price=row_price, had=had, fortune=fortune)
+        hoped = self._advantages.expected(place, added_by(survivals, row_price=0.0, had=had))
+        least = accumulate(added_by(survivals, row_price=row_price, had=had))
+        return [*map(max, hoped, least)]
+
+    def heard(self, candidate: Candidate, *, fortune: int, row_price: float, had: float) -> None:
+        """A costly drafter's draft was made for a sequence whose best other draft gains `had`."""
+        self._added.clear()
+        self._advantages.learn(
+            place_of(candidate.drafter, row_price=row_price, had=had, fortune=fortune),
+            added_by(candidate.survivals, row_price=row_price, had=had),
+        )
 
     def forget(self, name: str) -> None:
         """What is known of drafts under this name is void."""
-        for of in (self._calibrator, self._foresight):
+        for of in (self._calibrator, self._foresight, self._advantages):
             of.forget(name)
-
-    def _believed(
-        self, drafter: str, token_ids: tuple[int, ...], kinds: tuple[TokenKind, ...], *, prior: float, row_price: float
-    ) -> Candidate:
-        survivals = survivals_of(self._calibrator.probabilities(kinds, prior=prior))
-        gain = sum([survival - row_price for survival in survivals if survival > row_price])
-        return Candidate(drafter=drafter, token_ids=token_ids, kinds=kinds, survivals=survivals, gain=gain)
+        self._added.clear()

@@ -98,22 +98,17 @@ class Calibrator:
         self._keep = 0.5 ** (1 / half_life_tokens)
         self._rates: dict[tuple[object, ...], Rate] = {}
         self._levels: dict[TokenKind, tuple[Rate, ...]] = {}  # of each kind, the coarsest first
-        self._values: dict[float, dict[TokenKind, float]] = {}  # by prior, since anything was learned
+        self._values: dict[tuple[TokenKind, float], float] = {}  # by prior too, since anything was learned
 
     def probability(self, kind: TokenKind, *, prior: float) -> float:
-        """P(such a token matches | all before it do). `prior`: of the drafter's type, where nothing is known."""
-        return self.probabilities((kind,), prior=prior)[0]
+        """P(such a token matches | all before it do). `prior`: of the drafter's type, where nothing is known.
 
-    def probabilities(self, kinds: Iterable[TokenKind], *, prior: float) -> list[float]:
-        """Of each. What was computed since the last token was learned is kept: the kinds of a step are few."""
-        values = self._values.setdefault(prior, {})
-        found = []
-        for kind in kinds:
-            value = values.get(kind)
-            if value is None:
-                value = values[kind] = self._leaning(kind, prior)
-            found.append(value)
-        return found
+        What was computed since the last token was learned is kept: the kinds of a step are few.
+        """
+        value = self._values.get((kind, prior))
+        if value is None:
+            value = self._values[kind, prior] = self._leaning(kind, prior)
+        return value
 
     def learn(self, kind: TokenKind, *, matched: bool) -> None:
         """A token of this kind was reached and judged."""
@@ -151,16 +146,18 @@ class Foresight:
 
     def __init__(self, drafters: Iterable[str]) -> None:
         self._drafters = frozenset(drafters)
+        self.num_learned = 0  # tokens
         self._calibrator = Calibrator(half_life_tokens=FORESIGHT_HALF_LIFE_TOKENS)
 
     def probabilities(self, drafter: str, *, most: int, fortune: int, prior: float) -> list[float]:
         """P(token i matches | all before it do), for i below `most`. `fortune`: bucket of the drafter's, there."""
         kinds = [TokenKind(drafter, position_bucket(i), None, None, fortune) for i in range(most)]
-        return self._calibrator.probabilities(kinds, prior=prior)
+        return [self._calibrator.probability(kind, prior=prior) for kind in kinds]
 
     def learn(self, kind: TokenKind, *, matched: bool) -> None:
         """As the calibrator's."""
         if kind.drafter in self._drafters:
+            self.num_learned += 1
             self._calibrator.learn(kind._replace(sureness=None, agreement=None), matched=matched)
 
     def forget(self, drafter: str) -> None:

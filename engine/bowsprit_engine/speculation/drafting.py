@@ -46,10 +46,11 @@ class Drafting:
             with self._state.prices.handling():
                 self._choose(counting)
         for drafter in active:
-            if drafter.type not in COUNT_BASED and (tokens := self._worth_asking(drafter)):
-                self._ask(drafter, tokens, opportunities=tokens)
-                with self._state.prices.handling():
-                    self._choose([drafter])
+            if drafter.type not in COUNT_BASED:
+                with self._state.prices.handling(costly=True):
+                    if tokens := self._worth_asking(drafter):
+                        self._ask(drafter, tokens, opportunities=tokens)
+                        self._choose([drafter])
         return PoolReport(
             proposals=self._proposals(counting),
             asked=self._asked,
@@ -149,17 +150,27 @@ class Drafting:
 
     def _wishes(self, drafter: Drafter, caps: Mapping[int, int]) -> list[Wish]:
         """One for each of these sequences; who is bound wants as many tokens as it may have, or none."""
-        foreseen: dict[tuple[int, int, float], tuple[float, ...]] = {}  # the same for all that fared alike
         wishes = []
         for index, cap in caps.items():
-            key = (cap, self._scores[index].fortune(drafter.name).bucket, self._question.row_price_of(index))
-            if key not in foreseen:
-                foreseen[key] = self._state.beliefs.foreseen(drafter, most=cap, fortune=key[1], row_price=key[2])
-            gains, best = foreseen[key], self._best.get(index)
+            if self._had(index) >= cap:
+                continue  # it can't bring more than that
+            added = self._state.beliefs.added(
+                drafter,
+                most=cap,
+                fortune=self._scores[index].fortune(drafter.name).bucket,
+                row_price=self._question.row_price,
+                had=self._had(index),
+            )
             if index in self._question.bound:
-                gains = (0.0,) * (cap - 1) + gains[-1:]
-            wishes.append(Wish(index=index, gains=gains, had=0.0 if best is None else best.gain))
+                added = [0.0] * (cap - 1) + [added[-1]]
+            if added[-1] > 0.0:
+                wishes.append(Wish(index=index, added=added))
         return wishes
+
+    def _had(self, index: int) -> float:
+        """Tokens that the best draft so far gains."""
+        best = self._best.get(index)
+        return 0.0 if best is None else best.gain
 
     def _candidate(self, drafter: Drafter, draft: Draft, index: int, *, others: Sequence[Sequence[int]]) -> Candidate:
         return self._state.beliefs.candidate(
@@ -187,8 +198,14 @@ class Drafting:
                 candidate = self._candidate(drafter, draft, index, others=others)
                 whole = replace(candidate, token_ids=first + candidate.token_ids) if first else candidate
                 self._scores[index].keep(drafter.name, Pending.of(whole, sequence, skipped=len(first)))
-                best = self._best.get(index)
-                if best is None or candidate.gain > best.gain:
+                if drafter.type not in COUNT_BASED:
+                    self._state.beliefs.heard(
+                        candidate,
+                        fortune=self._scores[index].fortune(drafter.name).bucket,
+                        row_price=self._question.row_price,
+                        had=self._had(index),
+                    )
+                if index not in self._best or candidate.gain > self._best[index].gain:
                     self._best[index] = candidate
 
     def _proposals(self, counting: Sequence[Drafter]) -> tuple[Proposal, ...]:
@@ -196,7 +213,8 @@ class Drafting:
         open_ends = {index: best for index, best in self._best.items() if best.drafter not in names}
         following = Following(self._state, self._question, open_ends)
         if open_ends:
-            following.ask(counting)
+            with self._state.prices.handling(costly=True):
+                following.ask(counting)
         for name, seconds in following.seconds.items():
             self._seconds[name] = self._seconds.get(name, 0.0) + seconds
         with self._state.prices.handling():

@@ -53,23 +53,22 @@ class Following:
             context_of(sequences[index], room, ahead=self._best[index].token_ids) for index, room in rooms.items()
         ]
         drafts, self.seconds[drafter.name] = self._state.members.propose(drafter, contexts)
-        with self._state.prices.handling():
-            for index, draft in zip(rooms, drafts, strict=True):
-                best, sequence = self._best[index], sequences[index]
-                scores = self._state.scores.of(sequence)
-                if not draft.token_ids:
-                    if name not in scores.pending:
-                        self._state.scores.record(name, sequence).add(0)
-                    continue
-                more = self._state.beliefs.candidate(
-                    drafter,
-                    name,
-                    draft,
-                    others=(),
-                    fortune=scores.fortune(name).bucket,
-                    row_price=self._question.row_price_of(index),
-                    first=len(best.token_ids),
-                )
-                both = replace(more, token_ids=best.token_ids + more.token_ids)
-                scores.keep(name, Pending.of(both, sequence, skipped=len(best.token_ids)))
-                self.found[index] = more
+        for index, draft in zip(rooms, drafts, strict=True):
+            best, sequence = self._best[index], sequences[index]
+            scores = self._state.scores.of(sequence)
+            if not draft.token_ids:
+                if name not in scores.pending:
+                    self._state.scores.record(name, sequence).add(0)
+                continue
+            more = self._state.beliefs.candidate(
+                drafter,
+                name,
+                draft,
+                others=(),
+                fortune=scores.fortune(name).bucket,
+                row_price=self._question.row_price_of(index),
+                first=len(best.token_ids),
+            )
+            both = replace(more, token_ids=best.token_ids + more.token_ids)
+            scores.keep(name, Pending.of(both, sequence, skipped=len(best.token_ids)))
+            self.found[index] = more

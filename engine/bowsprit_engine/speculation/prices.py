@@ -66,9 +66,11 @@ class Prices:
         self._calls: dict[str, CallSeconds] = {}  # of costly drafters
         self._look_ups: dict[str, float] = {}  # seconds per sequence
         self._called: set[str] = set()
+        self._asked_seconds = 0.0  # of all calls
         self._quiet_step: float | None = None
         self._contended_step: float | None = None
-        self._handling = _Handling()
+        self._handling = _Handling()  # of any draft
+        self._costly_handling = _Handling()  # of a costly drafter's, beyond that
         self.tokens_per_sequence = 1.0  # that steps are expected to emit
 
     def note_step(self, seconds: float, *, is_contended: bool) -> None:
@@ -98,13 +100,15 @@ class Prices:
     def begin_step(self) -> None:
         """The last step's drafts are handled."""
         self._handling.begin_step()
+        self._costly_handling.begin_step()
 
     @contextmanager
-    def handling(self) -> Iterator[None]:
-        """What is done within is part of the price of every draft, but for the asking itself."""
-        begin = self._clock()
+    def handling(self, *, costly: bool = False) -> Iterator[None]:
+        """What is done within, but for asking, is part of the price of every draft, or of a costly drafter's."""
+        begin, asked = self._clock(), self._asked_seconds
         yield
-        self._handling.seconds += self._clock() - begin
+        seconds = self._clock() - begin - (self._asked_seconds - asked)
+        (self._costly_handling if costly else self._handling).seconds += seconds
 
     @contextmanager
     def asking(self, drafter: Drafter, *, sequences: int, tokens: int) -> Iterator[list[float]]:
@@ -113,11 +117,13 @@ class Prices:
         yield taken
         seconds = self._clock() - begin
         taken.append(seconds)
+        self._asked_seconds += seconds
         self._handling.num_drafts += sequences
-        name = drafter.name
+        name, is_costly = drafter.name, drafter.type not in COUNT_BASED
+        self._costly_handling.num_drafts += sequences * is_costly
         if name not in self._called:  # a first call may touch cold weights: it says nothing of the next
             self._called.add(name)
-        elif drafter.type in COUNT_BASED:
+        elif not is_costly:
             each, known = seconds / sequences, self._look_ups.get(name)
             self._look_ups[name] = _moved(known, each if known is None else min(each, MOST_GROWTH * known))
         else:
@@ -138,8 +144,8 @@ class Prices:
 
     @property
     def handling_share(self) -> float:
-        """Of a step, what the pool takes for one draft beside the asking."""
-        return self._share(self._handling.seconds_per_draft)
+        """Of a step, what the pool takes for one draft of a costly drafter beside the call."""
+        return self._share(self._handling.seconds_per_draft + self._costly_handling.seconds_per_draft)
 
     def _look_up_share(self, drafter: Drafter) -> float:
         seconds = self._look_ups.get(drafter.name)

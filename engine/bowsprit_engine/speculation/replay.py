@@ -148,7 +148,7 @@ class Replay:
             sequences,
             caps,
             forced=forced_of(sequences, caps),
-            row_share=0.0 if priced is None else row_share(priced),
+            row_share=0.0 if priced is None else row_share(priced, batch=len(running)),
         ).proposals
         curve = self._curve(len(running), sum(len(proposal.token_ids) for proposal in drafted))
         granted = (

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from itertools import accumulate
 from operator import itemgetter
 
-ROWS_PRICED = 2  # drafted rows of each sequence, over which the price of one is averaged
+ROWS_PRICED = 4  # drafted rows of each sequence, among which the price of one is found
 
 
 def windows(
@@ -43,11 +43,11 @@ def windows(
     return lengths
 
 
-def row_share(curve: Sequence[float]) -> float:
-    """Of a step without drafts, what one row more takes on average; 0 where the curve is unknown.
+def row_share(curve: Sequence[float], *, batch: int) -> float:
+    """Of a step without drafts, what one row more takes where rows are taken as many at once as are cheapest.
 
-    `curve`: seconds of a step with 0, 1, 2, … drafted rows, as far as rows are to be averaged over; noisy.
+    At least one for each of `batch` sequences, and at most as many as the curve has: it has steps, of which a single
+    row may be on the flat. 0 where it is unknown. `curve`: seconds with 0, 1, 2, … drafted rows; noisy.
     """
-    if len(curve) < 2:
-        return 0.0
-    return max(0.0, curve[-1] / curve[0] - 1.0) / (len(curve) - 1)
+    shares = [(seconds / curve[0] - 1.0) / n for n, seconds in enumerate(curve) if n >= batch]
+    return max(0.0, min(shares, default=0.0))
