@@ -1,6 +1,6 @@
 """The native libraries, the instruction sets that the kernels' is compiled for, and where a build lies.
 
-Decides names, flags and places. Neither compiles (build.py) nor loads (kernels/native.py).
+Decides names, flags and places. Neither compiles (build.py) nor loads (loading.py).
 """
 
 from __future__ import annotations
