@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 
 from bowsprit_engine.core.kv_cache import BLOCK_SIZE, BlockAllocator
-from bowsprit_engine.core.request import FinishReason
+from bowsprit_engine.core.prefix_cache import PrefixCache
+from bowsprit_engine.core.request import FinishReason, Request, SamplingParams, SpeculationParams
+from bowsprit_engine.core.sequence import LiveSequence
 from core.stepping import Stepping
 from fakes import FakeDrafter
 
@@ -17,6 +19,18 @@ def counting_rows(stepping):
     rows = []
     stepping.runner.before_forward = lambda batch: rows.append(batch.token_ids.numel())
     return rows
+
+
+def begun(prompt):
+    """A sequence of which nothing is computed."""
+    request = Request(
+        request_id="r",
+        prompt_token_ids=tuple(prompt),
+        sampling=SamplingParams(seed=0),
+        speculation=SpeculationParams(),
+        on_output=lambda _: None,
+    )
+    return LiveSequence.begin(request)
 
 
 def test_a_second_request_computes_only_what_is_new():
@@ -73,6 +87,20 @@ def test_tenants_share_nothing():
     stepping.answer("a's again", PROMPT, max_tokens=1, tenant="a")
 
     assert [stepping.cached(name) for name in ("b's", "nobody's", "a's again")] == [0, 0, 64]
+
+
+def test_models_share_nothing():
+    """Over the same blocks: what one model has computed is found under its own digest alone."""
+    blocks = BlockAllocator(8)
+    mine, others = (PrefixCache(blocks, model_digest=digest, is_on=True) for digest in ("mine", "another's"))
+    computed, same, foreign = (begun(PROMPT[:33]) for _ in range(3))
+    computed.block_ids, computed.num_computed = blocks.allocate(2), 32
+    mine.keep(computed)
+
+    mine.begin(same)
+    others.begin(foreign)
+
+    assert (same.num_cached_tokens, foreign.num_cached_tokens) == (32, 0)
 
 
 def test_turned_off_it_finds_nothing_and_counts_nothing_found():
