@@ -7,6 +7,7 @@ enough to serve (the operator's gate).
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -28,8 +29,10 @@ from bowsprit_policy.wire import Comparison, Evaluation
 @contextmanager
 def staged_beside(output: Path) -> Iterator[Path]:
     """A name for a folder that doesn't outlive the block; one that a killed run left at this output is removed too."""
-    for left in output.parent.glob(f".{output.name}.*.tmp"):
-        shutil.rmtree(left, ignore_errors=True)
+    left_by_a_run = re.compile(rf"\.{re.escape(output.name)}\.\d+\.tmp")
+    for left in output.parent.glob(".*.tmp"):
+        if left_by_a_run.fullmatch(left.name):
+            shutil.rmtree(left, ignore_errors=True)
     staged = output.with_name(f".{output.name}.{os.getpid()}.tmp")
     try:
         yield staged
