@@ -179,3 +179,20 @@ def test_a_head_that_was_hopeless_is_asked_again_once_probes_come_true():
 def test_a_sequence_that_is_bound_to_draft_gets_the_head_s_draft_up_to_its_cap(monkeypatch):
     """A probe measures far positions too."""
     assert asked_lengths(monkeypatch, num_right=0, step_seconds=0.005, bound=[0]) == [4]
+
+
+@pytest.mark.parametrize(("row_share", "is_asked"), [(0.0, True), (0.9, False)])
+def test_a_head_is_not_asked_where_rows_cost_more_than_its_drafts_are_sure_of(row_share, is_asked):
+    """Every other first token comes true, a row takes nearly a step, and asking a tenth."""
+    head = PricedHead()
+    pool, one = DrafterPool([head], vocab_size=10, clock=head.clock), sequence("a")
+    late = 0
+    for step in range(120):
+        pool.note_step(0.1)
+        head.asked.clear()
+        report = pool.draft([one], [{"head": 4}], row_share=row_share)
+        pool.grant([one], report.proposals)
+        late += step >= 80 and bool(head.asked)
+        emit(pool, one, 7 if step % 2 else 5)
+
+    assert late == (40 if is_asked else 0)
