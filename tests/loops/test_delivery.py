@@ -12,6 +12,7 @@ from bowsprit_operator.delivery import Delivery
 from bowsprit_operator.fleet import Fleet, ScrapedPod
 from bowsprit_operator.resources.draft_policy import DesiredSpeculator, DraftPolicySpec, LoadedSpeculator
 from bowsprit_operator.world.engines import Engines, PodAddress
+from bowsprit_policy.wire import DrafterState
 from loops.fake_engine import CONTROL_PORT, FakeEngine
 
 
@@ -124,6 +125,19 @@ async def test_a_refused_candidate_is_offered_again_only_after_a_while(pod: Deli
         said = await pod.tick(serving="one", candidate="two")
     assert said.shadow is not None
     assert (said.shadow.state, said.shadow.message) == ("Scoring", None)
+
+
+async def test_a_candidate_that_breaks_while_it_is_scored_is_told_with_the_engines_words(pod: Delivered) -> None:
+    """What serves is as it was."""
+    for _ in range(2):
+        await pod.tick(serving="one")
+    for _ in range(2):
+        await pod.tick(serving="one", candidate="two")
+    assert pod.engine.shadow is not None
+    pod.engine.shadow = pod.engine.shadow.model_copy(update={"state": DrafterState.BROKEN, "reason": "not finite"})
+    said = await pod.tick(serving="one", candidate="two")
+    assert said.shadow is not None
+    assert (said.state, said.shadow.state, said.shadow.message) == ("Active", "Broken", "not finite")
 
 
 async def test_a_revision_that_a_pod_read_and_did_not_keep_is_refused_with_its_words(pod: Delivered) -> None:
