@@ -55,7 +55,8 @@ def best_beside(pool: Pool, options: Sequence[Sequence[int]], *, batch: int, tim
 
 def doubted(pool: Pool, *, before: Caps, after: Caps) -> Pool:
     """The pool by which a move is judged: whoever has few drafts is doubted where the move lowers anybody."""
-    if all(new >= old for old, new in zip(before, after, strict=True)):
+    lowers_nobody = all(new >= old for old, new in zip(before, after, strict=True))
+    if lowers_nobody or all(is_measured(estimate.drafts) for estimate in pool.estimates):
         return pool
     return replace(pool, estimates=tuple(map(_doubted, pool.estimates)))
 

@@ -72,11 +72,10 @@ class Row:
         return score(self.pool.members, wanted, batch=self.batch, times=self.times)
 
     def compared(self, current: Score, other: Score) -> Compared:
-        by = newcomers.doubted(self.pool, before=current.caps, after=other.caps)
-        gain, cautious = (
-            switching.gain(each, current=current, other=other, batch=self.batch, times=self.times)
-            for each in (self.pool, by)
-        )
+        gain = cautious = self._gain(self.pool, current, other)
+        doubted = newcomers.doubted(self.pool, before=current.caps, after=other.caps)
+        if doubted is not self.pool:
+            cautious = self._gain(doubted, current, other)
         return Compared(other=other, gain=gain, cautious=cautious)
 
     def change(
@@ -95,6 +94,9 @@ class Row:
             gain=compared.gain if compared else None,
             alternatives=tuple(self._alternative(other) for other in self.ranked[:NUM_ALTERNATIVES]),
         )
+
+    def _gain(self, by: Pool, current: Score, other: Score) -> Estimate:
+        return switching.gain(by, current=current, other=other, batch=self.batch, times=self.times)
 
     def _alternative(self, of: Score) -> Alternative:
         return Alternative(
