@@ -100,6 +100,13 @@ def test_each_processor_counts_what_it_should(sampling, expected):
     assert drawn(logits, rows(sequence_of([1], [0, 0], **sampling))) == [expected]
 
 
+def test_a_repetition_penalty_makes_what_was_seen_less_likely_below_zero_too():
+    """Divided, a negative logit would rise: -1.0 becomes -1.2 and falls behind -1.1."""
+    logits = torch.tensor([[-1.0, -1.05, -1.1, *[-5.0] * 9]])
+
+    assert drawn(logits, rows(sequence_of([1], [0, 0], repetition_penalty=1.2))) == [2]
+
+
 def test_an_ending_is_masked_until_min_tokens_and_the_given_logits_stay():
     """EOS and stop tokens can't be drawn too early; the model's own logits are untouched for log-probabilities."""
     logits = torch.zeros(3, VOCAB)
