@@ -167,12 +167,19 @@ def test_the_job_runs_one_thread_and_takes_nothing_from_engines() -> None:
         ({"limits": {"memory": "2Gi"}}, "16Gi", 16 * 1024**3),
         ({"limits": {"ephemeral-storage": "100Gi"}}, "16Gi", 16 * 1024**3),
         ({"limits": {"ephemeral-storage": "5Gi"}}, "4608Mi", 4608 * 1024**2),
+        ({"limits": {"ephemeral-storage": 1000}}, "900", 900),
+        ({"limits": {"ephemeral-storage": "much"}}, "16Gi", 16 * 1024**3),
+        ({"limits": {"ephemeral-storage": "Infinity"}}, "16Gi", 16 * 1024**3),
+        ({"limits": {"ephemeral-storage": "1e400"}}, "16Gi", 16 * 1024**3),
     ],
 )
 def test_states_stay_within_what_the_pod_may_take_of_the_nodes_disk(
     resources: dict[str, Any], size_limit: str, scratch_limit: int
 ) -> None:
-    """Volume and engine are told the same bound; a user's own limit leaves a tenth for logs and caches."""
+    """Volume and engine are told the same bound; a user's own limit leaves a tenth for logs and caches.
+
+    One that is no quantity stays in the Job, which the API server then refuses, and stops nothing else.
+    """
     model = a_model(training={"drafter": "head", "resources": resources})
     storage, training = model.spec.storage, model.spec.training
     assert storage is not None

@@ -23,7 +23,7 @@ CONTAINER = "train"
 FREE_REQUESTS = {"cpu": "50m", "memory": "256Mi"}  # training yields to engines: least CPU shares, first to be evicted
 SCRATCH_FOLDER = "/scratch"
 SCRATCH_BYTES = 16 * 1024**3  # a million of the target's states of 8,192 numbers; smaller targets take less
-_SCRATCH_SHARE = 0.9  # of an ephemeral-storage limit: logs and caches count to it too
+_SCRATCH_PERCENT = 90  # of an ephemeral-storage limit: logs and caches count to it too
 _REPORTING_SECONDS = 30  # of the deadline, for the run to end by itself and say so
 
 
@@ -101,7 +101,12 @@ def build(plan: TrainingPlan, platform: Platform) -> dict[str, Any]:
 def _scratch_bytes(resources: Mapping[str, Any]) -> int:
     """What the target's states may take of the node's disk: the pod is evicted when it goes beyond the user's limit."""
     limit = (resources.get("limits") or {}).get("ephemeral-storage")
-    return SCRATCH_BYTES if limit is None else min(SCRATCH_BYTES, int(parse(limit) * _SCRATCH_SHARE))
+    if limit is None:
+        return SCRATCH_BYTES
+    try:
+        return min(SCRATCH_BYTES, parse(limit) * _SCRATCH_PERCENT // 100)
+    except (ValueError, OverflowError):
+        return SCRATCH_BYTES  # no quantity: the API server refuses the Job that bears it, and says why
 
 
 def _arguments(plan: TrainingPlan, *, deadline_seconds: int) -> list[str]:
