@@ -53,7 +53,10 @@ def decided(
             ),
             table=composed([(1, before)]),
             switched_at={},
-            drafters=tuple(DrafterView(name=name, type=type, state=DrafterState.ACTIVE) for name, type in names),
+            drafters=(
+                *(DrafterView(name=name, type=type, state=DrafterState.ACTIVE) for name, type in names),
+                DrafterView(name="broken", type=DrafterType.NGRAM, state=DrafterState.BROKEN, reason="boom"),
+            ),
             acceptance=(
                 seen("suffix", SUFFIX, drafts=5000, share=0.8, match=0.26),
                 seen("head", HEAD, drafts=head_drafts, share=1.0, match=head_match),
@@ -94,3 +97,12 @@ def test_a_drafter_is_lowered_by_its_own_few_drafts() -> None:
     outcome = decided(head_drafts=20, head_match=0.0, before={"suffix": 2, "head": 12}, row_seconds=0.0004)
     assert outcome.reason is TableReason.GOODPUT_GAIN
     assert caps_at(outcome.table or (), 1) == {"suffix": 2, "head": 1}
+
+
+def test_a_drafter_that_breaks_is_no_reason_to_lower_another() -> None:
+    """Look-up would go to 0 for the head, which was measured; it does so by a move of its own, with its own reason."""
+    outcome = decided(head_drafts=400, head_match=0.4, before={"suffix": 12, "broken": 4, "head": 3})
+    assert outcome.reason is TableReason.DRAFTER_BROKEN
+    assert outcome.rows[0].alternatives[0].choice.startswith("suffix 0, ")
+    assert caps_at(outcome.table or (), 1)["suffix"] == 12
+    assert caps_at(outcome.table or (), 1)["head"] >= 3
