@@ -103,3 +103,13 @@ def test_engines_of_the_next_model_wait_until_the_last_of_the_old_is_gone() -> N
     assert (rolling.has_other_model, rolling.delta.generation_tokens) == (False, 0)
     rolled = scrapes(scrape(x=old), scrape(x=old, y=new), scrape(y=new))
     assert (rolled.has_other_model, rolled.delta.generation_tokens) == (True, 5)
+
+
+def test_a_new_revision_counts_from_zero_however_much_it_has_done_already() -> None:
+    """More than the last one had at the scrape before: all of it is the new one's."""
+    before, after = (
+        engine_stats(drafters=[drafter_stats("head", revision=revision, opportunities=n, reached=(n,), proposed=n)])
+        for revision, n in (("head-1", 10), ("head-2", 30))
+    )
+    (head,) = delta(before, after).drafters
+    assert (head.revision, head.opportunities, head.reached, head.proposed) == ("head-2", 30, (30,), 30)
