@@ -129,7 +129,9 @@ def test_the_youngest_is_preempted_and_returns_first():
     for sequence in (old, young, waiting):
         scheduler.add(sequence)
     for _ in range(3):
-        run_plan(scheduler, scheduler.schedule(), 0, 0)
+        plan = scheduler.schedule()
+        assert plan.preempted == ()  # who is let in has a block to go on with
+        run_plan(scheduler, plan, 0, 0)
     assert (
         tuple(s.request_id for s in scheduler.running),
         tuple(s.request_id for s in scheduler.waiting),
