@@ -5,7 +5,7 @@
 The model is a tiny one with random weights, the cache too small for a full batch, so that sequences are preempted and
 blocks are evicted all the time. Prompts share beginnings; requests are greedy or sampled, drafted or not, and some are
 cancelled after a random number of tokens. Prints what became of them and the slope of the resident memory over the
-second half, and exits with 1 when a request was never told its end or a block is missing at the end.
+second half, and exits with 1 when a request was never told its end, a block is missing at the end, or memory grew.
 """
 
 from __future__ import annotations
@@ -38,6 +38,8 @@ CANCELLED_SHARE = 0.2
 CONCURRENCY = 24
 NUM_SAMPLES = 200
 PATIENCE_SECONDS = 300.0
+MOST_BYTES_PER_REQUEST = 512  # of growth; what is known of one request is several times that
+REQUESTS_THAT_TELL = 5_000  # fewer don't tell growth from the allocator's first pages
 CONFIG = {
     "architectures": ["LlamaForCausalLM"],
     "model_type": "llama",
@@ -77,6 +79,19 @@ class Report:
         if len(points) < 2:
             return 0.0
         return statistics.linear_regression([x for x, _ in points], [y for _, y in points]).slope
+
+    def faults(self, num_requests: int) -> list[str]:
+        """What is wrong after so many requests."""
+        found = []
+        if self.ends.total() != num_requests:
+            found.append(f"{num_requests - self.ends.total()} requests were never told their end")
+        if self.kv_cache_usage > 0:
+            found.append(f"{self.kv_cache_usage:.1%} of the KV cache is in use at the end")
+        if num_requests >= REQUESTS_THAT_TELL and self.bytes_per_request > MOST_BYTES_PER_REQUEST:
+            found.append(
+                f"memory grew by {self.bytes_per_request:.0f} bytes per request, the limit is {MOST_BYTES_PER_REQUEST}"
+            )
+        return found
 
 
 class _Open:
@@ -216,7 +231,10 @@ def main(requests: int = 10_000, seed: int = 1, backend: str = "auto", threads: 
         first, last = (num_bytes / 2**20 for _, num_bytes in (report.rss[0], report.rss[-1]))
         slope = report.bytes_per_request * 1000 / 1024
         typer.echo(f"resident memory {first:.1f}, then {last:.1f} MiB; {slope:+.1f} KiB per 1,000 requests")
-    raise typer.Exit(int(ended != requests or report.kv_cache_usage > 0))
+    faults = report.faults(requests)
+    for fault in faults:
+        typer.echo(fault, err=True)
+    raise typer.Exit(int(bool(faults)))
 
 
 if __name__ == "__main__":
