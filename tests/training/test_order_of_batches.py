@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from bowsprit_engine.training.batches import READ_AHEAD, batches
+from bowsprit_engine.training.batches import READ_AHEAD, batches, batches_per_epoch
 from bowsprit_engine.training.data import RequestRows
 
 
@@ -61,6 +61,25 @@ def test_a_batch_is_whole_requests_of_at_least_so_many_rows() -> None:
     found = numbers(watched(lengths, []), rows_per_batch=20, steps=9)
     rows = [[lengths[number] for number in batch] for batch in found]
     assert all(sum(batch) >= 20 > sum(batch[:-1]) for batch in rows)
+
+
+@pytest.mark.parametrize(
+    "lengths", [[10, 20, 30] * 200, [110] * 300, [40, 900, 300, 1700] * 40], ids=["short", "chat", "long"]
+)
+def test_an_epochs_steps_see_every_token_once_however_long_answers_are(lengths: list[int]) -> None:
+    """Within 3 %: of answers longer than a batch, rows divided by `rows_per_batch` would be three epochs and more."""
+    requests = watched(lengths, [])
+    steps = batches_per_epoch(requests, rows_per_batch=256)
+    seen = sum(lengths[number] for batch in numbers(requests, rows_per_batch=256, steps=steps) for number in batch)
+    assert seen == pytest.approx(sum(lengths), rel=0.03)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "steps"), [([4, 4, 4], 1), ([256] * 3, 3), ([256] * 3 + [127], 3), ([300, 200], 2)]
+)
+def test_what_is_left_of_an_epoch_is_a_step_where_it_is_half_a_batch(lengths: list[int], steps: int) -> None:
+    """And there is one at least."""
+    assert batches_per_epoch(watched(lengths, []), rows_per_batch=256) == steps
 
 
 @pytest.mark.parametrize("steps", [1, 3])

@@ -15,6 +15,19 @@ from bowsprit_engine.training.data import RequestRows
 READ_AHEAD = 64  # requests: some 7,000 rows of chat, a few seconds of training
 
 
+def batches_per_epoch(requests: Sequence[RequestRows], *, rows_per_batch: int) -> int:
+    """How many steps see every request once, give or take a few: another order makes other batches.
+
+    Whole requests make a batch longer than `rows_per_batch`: of 110 tokens each, 256 rows are 330.
+    """
+    rows = full = 0
+    for request in requests:
+        rows += len(request.token_ids)
+        if rows >= rows_per_batch:
+            rows, full = 0, full + 1
+    return max(1, full + round(rows / rows_per_batch))
+
+
 def batches(
     requests: Sequence[RequestRows], *, rows_per_batch: int, steps: int, generator: torch.Generator
 ) -> Iterator[list[RequestRows]]:

@@ -16,7 +16,7 @@ from statistics import median
 import torch
 from torch import Tensor, nn
 
-from bowsprit_engine.training.batches import batches
+from bowsprit_engine.training.batches import batches, batches_per_epoch
 from bowsprit_engine.training.data import RequestRows
 from bowsprit_engine.training.head import RecurrentHead, TargetRows
 from bowsprit_engine.training.loss import LossWeights, batch_loss, index_of_tokens
@@ -116,7 +116,7 @@ def train(
 ) -> Outcome:
     """Train `head` in place and leave in it the weights that `judge` (acceptance length of the pool) rates highest."""
     generator = torch.Generator().manual_seed(settings.seed)
-    per_epoch = max(1, round(sum(len(request.token_ids) for request in requests) / settings.rows_per_batch))
+    per_epoch = batches_per_epoch(requests, rows_per_batch=settings.rows_per_batch)
     steps = per_epoch * settings.max_epochs
     interval = max(1, per_epoch // settings.validations_per_epoch)
     patience = settings.patience * settings.validations_per_epoch
