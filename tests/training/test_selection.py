@@ -56,6 +56,15 @@ def test_a_replayed_sample_is_within_the_limit_too(sides: Split, runner: Learnab
     assert (unlimited.train[:128], num_tokens(unlimited.train)) == (list(sides.train), 1600)
 
 
+def test_what_one_sample_is_judged_by_is_not_learned_from_in_the_other(sides: Split, runner: LearnableRunner) -> None:
+    """The base sample has recent requests in it, and more of its prompts are held out."""
+    base = split(recorded(runner, 200)[:120], min_holdout_requests=56)
+    chosen = choose(sides, base, hidden_size=4, max_state_bytes=PLENTY)
+    judged = {request.prompt_token_ids for request in chosen.judging}
+    assert judged & {request.prompt_token_ids for request in (*sides.train, *base.train)}
+    assert [request for request in chosen.train if request.prompt_token_ids in judged] == []
+
+
 def test_a_limit_that_holds_nothing_but_what_judges_is_refused_with_both_numbers(sides: Split) -> None:
     """A head that learned from nothing would be no candidate."""
     with pytest.raises(WorldError, match=r"judge take 12 MiB and --scratch-limit is 12 MiB: nothing is left") as raised:

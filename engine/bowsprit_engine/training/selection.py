@@ -47,14 +47,17 @@ class Chosen:
 def choose(split: Split, base: Split | None, *, hidden_size: int, max_state_bytes: int) -> Chosen:
     """The newest requests to train on, a fifth of base ones among them, whose states fit beside those that judge.
 
-    Raises WorldError InsufficientStorage when nothing is left for them.
+    The two samples were split each by itself: what either is judged by is learned from in neither.
+    Raises WorldError InsufficientStorage when nothing is left to train on.
     """
     base_holdout = list(base.holdout) if base is not None else []
     judged = num_tokens([*split.holdout, *base_holdout, *split.validation]) * hidden_size * JUDGED_DTYPE.itemsize
     fitting = (max_state_bytes - judged) // (hidden_size * TRAINED_DTYPE.itemsize)
-    train = data.newest(split.train, max_tokens=min(MAX_TRAIN_TOKENS, fitting))
-    if base is not None:
-        train = data.with_replay(train, base.train)
+    if base is None:
+        train = data.newest(split.train, max_tokens=min(MAX_TRAIN_TOKENS, fitting))
+    else:
+        recent, replayed = (_not_judged(side.train, split, base) for side in (split, base))
+        train = data.with_replay(data.newest(recent, max_tokens=min(MAX_TRAIN_TOKENS, fitting)), replayed)
     train = _first(train, max_tokens=fitting)
     if not train:
         raise WorldError(
@@ -70,6 +73,11 @@ def choose(split: Split, base: Split | None, *, hidden_size: int, max_state_byte
 def num_tokens(requests: Sequence[TokenSequence]) -> int:
     """Emitted tokens: one row of states each."""
     return sum(len(request.response_token_ids) for request in requests)
+
+
+def _not_judged(requests: Sequence[TokenSequence], *sides: Split) -> list[TokenSequence]:
+    judged = {request.prompt_token_ids for side in sides for request in [*side.holdout, *side.validation]}
+    return [request for request in requests if request.prompt_token_ids not in judged]
 
 
 def _first(requests: Sequence[TokenSequence], *, max_tokens: int) -> list[TokenSequence]:
