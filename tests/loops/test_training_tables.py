@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from bowsprit_operator.learning import job, outcome, runs
+from bowsprit_operator.resources.speculative_model import SpeculativeModel
 from bowsprit_operator.resources.speculator_revision import SpeculatorRevision
 from bowsprit_operator.resources.speculator_training import SpeculatorTraining
 from bowsprit_operator.resources.workloads import Job, Pod
@@ -111,20 +112,26 @@ def test_a_run_that_cannot_be_carried_out_is_refused_by_name(
     assert (refusal and refusal.reason) == expected
 
 
-def test_the_job_runs_one_thread_and_takes_nothing_from_engines() -> None:
-    """Least requests, no retry, no token, the deadline of the budget; and everything that Pod Security asks for."""
-    storage, training = a_model().spec.storage, a_model().spec.training
+def planned(
+    model: SpeculativeModel, *, revision: str = "m-head-1", parent: SpeculatorRevision | None = None
+) -> job.TrainingPlan:
+    storage, training = model.spec.storage, model.spec.training
     assert storage is not None
     assert training is not None
-    plan = job.TrainingPlan(
-        model=a_model(),
+    return job.TrainingPlan(
+        model=model,
         training=a_training(),
         settings=training,
         storage=storage,
-        revision="m-head-2",
+        revision=revision,
         image="engine:1",
-        parent=a_revision(1),
+        parent=parent,
     )
+
+
+def test_the_job_runs_one_thread_and_takes_nothing_from_engines() -> None:
+    """Least requests, no retry, no token, the deadline of the budget; and everything that Pod Security asks for."""
+    plan = planned(a_model(), revision="m-head-2", parent=a_revision(1))
     built = job.build(plan, PLATFORM)
     pod = built["spec"]["template"]["spec"]
     container = pod["containers"][0]
@@ -181,18 +188,7 @@ def test_states_stay_within_what_the_pod_may_take_of_the_nodes_disk(
     One that is no quantity stays in the Job, which the API server then refuses, and stops nothing else.
     """
     model = a_model(training={"drafter": "head", "resources": resources})
-    storage, training = model.spec.storage, model.spec.training
-    assert storage is not None
-    assert training is not None
-    plan = job.TrainingPlan(
-        model=model,
-        training=a_training(),
-        settings=training,
-        storage=storage,
-        revision="m-head-1",
-        image="engine:1",
-        parent=None,
-    )
+    plan = planned(model)
     pod = job.build(plan, PLATFORM)["spec"]["template"]["spec"]
     container = pod["containers"][0]
     assert {"name": "scratch", "emptyDir": {"sizeLimit": size_limit}} in pod["volumes"]
@@ -217,18 +213,7 @@ def test_the_job_is_told_which_drafters_look_up_beside_the_head() -> None:
             "draftTokens": {"max": 3},
         }
     )
-    storage, training = model.spec.storage, model.spec.training
-    assert storage is not None
-    assert training is not None
-    plan = job.TrainingPlan(
-        model=model,
-        training=a_training(),
-        settings=training,
-        storage=storage,
-        revision="m-head-1",
-        image="engine:1",
-        parent=None,
-    )
+    plan = planned(model)
     arguments = job.build(plan, PLATFORM)["spec"]["template"]["spec"]["containers"][0]["args"]
     assert [word for word in arguments if word.startswith(("--beside", "--draft-tokens"))] == [
         "--draft-tokens=3",
