@@ -32,10 +32,10 @@ def added(beliefs, *, row_price=0.3, had=0.0, fortune=2):
 
 
 def heard(beliefs, *confidences, row_price=0.3, had=0.0):
-    candidate = beliefs.candidate(
-        HEAD, "head", Draft(token_ids=(7, 7), confidences=confidences), others=(), fortune=2, row_price=row_price
-    )
-    beliefs.heard(candidate, fortune=2, row_price=row_price, had=had)
+    draft = Draft(token_ids=(7,) * len(confidences), confidences=confidences)
+    candidate = beliefs.candidate(HEAD, "head", draft, others=(), fortune=2, row_price=row_price)
+    beliefs.heard(candidate, num_drafted=len(confidences), fortune=2, row_price=row_price, had=had)
+    return candidate
 
 
 def test_what_a_head_adds_is_unknown_and_hopeful_before_it_was_asked():
@@ -58,6 +58,22 @@ def test_what_a_head_adds_is_what_its_sure_drafts_do_however_many_unsure_ones_th
     )
     assert sure.gain > 0
     assert added(beliefs, row_price=0.5)[0] == pytest.approx(sure.gain / 2, rel=0.1)
+
+
+def test_far_tokens_of_drafts_that_are_cut_as_hopeless_count_as_adding_nothing():
+    """Or a head would be asked for longer drafts than pay: only its sure ones are that long."""
+    beliefs = Beliefs([HEAD])
+    for _ in range(200):
+        for confidence, is_match in ((0.95, True), (0.01, False)):
+            (kind,) = heard(beliefs, confidence, row_price=0.5).kinds
+            for learner in beliefs.learners:
+                learner.learn(kind, matched=is_match)
+    for _ in range(400):
+        sure, hopeless = heard(beliefs, 0.95, 0.95, row_price=0.5), heard(beliefs, 0.01, 0.01, row_price=0.5)
+
+    first, both = added(beliefs, row_price=0.5)
+    assert (len(sure.kinds), len(hopeless.kinds)) == (2, 1)
+    assert both - first == pytest.approx((sure.survivals[1] - 0.5) / 2, rel=0.1)
 
 
 def test_what_a_head_adds_is_told_by_places_alike():

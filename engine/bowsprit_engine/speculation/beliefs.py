@@ -109,12 +109,17 @@ class Beliefs:
         least = accumulate(added_by(survivals, row_price=row_price, had=had))
         return [*map(max, hoped, least)]
 
-    def heard(self, candidate: Candidate, *, fortune: int, row_price: float, had: float) -> None:
-        """A costly drafter's draft was made for a sequence whose best other draft gains `had`."""
+    def heard(self, candidate: Candidate, *, num_drafted: int, fortune: int, row_price: float, had: float) -> None:
+        """A costly drafter's draft was made for a sequence whose best other draft gains `had`.
+
+        `num_drafted`: its tokens before it was cut. What is hopeless adds nothing: left out, far tokens would be worth
+        what those of sure drafts are.
+        """
         self._added.clear()
+        added = added_by(candidate.survivals, row_price=row_price, had=had)
         self._advantages.learn(
             place_of(candidate.drafter, row_price=row_price, had=had, fortune=fortune),
-            added_by(candidate.survivals, row_price=row_price, had=had),
+            added + [0.0] * (num_drafted - len(added)),
         )
 
     def forget(self, name: str) -> None:

@@ -201,6 +201,7 @@ class Drafting:
                 if drafter.type not in COUNT_BASED:
                     self._state.beliefs.heard(
                         candidate,
+                        num_drafted=len(draft.token_ids),
                         fortune=self._scores[index].fortune(drafter.name).bucket,
                         row_price=self._question.row_price,
                         had=self._had(index),
