@@ -68,19 +68,27 @@ def test_accepted_tokens_by_position_add_up_to_accepted_tokens() -> None:
 
 
 @pytest.mark.parametrize(
-    ("lowered_at", "expected"),
-    [((), [8, 6, 4]), ((1,), [0, 6, 4]), ((4,), [8, 0, 4]), ((2, 16), [8, 0, 0])],
+    ("few", "some", "lowered_at", "expected"),
+    [
+        (1, 4, (), [8, 6, 4]),
+        (1, 4, (1,), [0, 6, 4]),
+        (1, 4, (4,), [8, 0, 4]),
+        (1, 4, (2, 16), [8, 0, 0]),
+        (3, 6, (2,), [0, 6, 4]),
+        (3, 6, (4,), [0, 0, 4]),
+        (3, 6, (8,), [8, 0, 0]),
+    ],
 )
 def test_a_drafter_that_the_engine_holds_lower_is_so_in_the_rows_of_those_batches(
-    lowered_at: tuple[int, ...], expected: list[int]
+    few: int, some: int, lowered_at: tuple[int, ...], expected: list[int]
 ) -> None:
-    """Rows: one sequence, two to four, more."""
-    table = composed([(1, {"suffix": 8}), (4, {"suffix": 6}), (16, {"suffix": 4})])
+    """Three rows, their limits within what an engine counts as one batch (3 and 4, 5 to 8) or between two of these."""
+    table = composed([(few, {"suffix": 8}), (some, {"suffix": 6}), (16, {"suffix": 4})])
     held = LoweredDrafter(name="suffix", draft_tokens=0, batches=lowered_at, reason="LowAcceptance", message="loses")
     policy = PolicyStatus(revision=2, table=table, lowered=(held,) if lowered_at else ())
     registry = exported(Told(table=policy))
     name = "spec_decode_num_speculative_tokens"
-    assert [value(registry, name, batch=batch, drafter="suffix") for batch in ("1", "4", "inf")] == expected
+    assert [value(registry, name, batch=batch, drafter="suffix") for batch in (f"{few}", f"{some}", "inf")] == expected
 
 
 def test_nothing_of_a_shadow_is_in_the_figures_of_who_serves() -> None:

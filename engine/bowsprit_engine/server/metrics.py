@@ -246,8 +246,8 @@ class EngineCollector(Collector):
 
 
 def _is_held(lowered: LoweredDrafter, *, above: float, upto: float) -> bool:
-    """Whether the engine holds it lower at a batch bucket of this row of the table."""
-    return any(above < batch <= upto for batch in lowered.batches)
+    """Whether the engine holds it lower at a batch of this row of the table: a bucket begins beyond half its bound."""
+    return any(bound > above and bound // 2 < upto for bound in lowered.batches)
 
 
 def _drafts(drafter: DrafterStats) -> int:
