@@ -91,6 +91,9 @@ class ControlLoop:
         except ClusterError as error:
             # The next tick begins from what is stored then; nothing half-done is remembered.
             logger.warning("SpeculativeModel %s/%s: %s", model.namespace, model.name, error)
+        except Exception:
+            # A fault that one model brings out must not end the ticks of all.
+            logger.exception("SpeculativeModel %s/%s: this tick failed", model.namespace, model.name)
 
     def _decide(
         self,

@@ -95,6 +95,9 @@ class LearningLoop:
         except ClusterError as error:
             # The next tick looks at what is stored then and does what is missing.
             logger.warning("SpeculativeModel %s/%s: %s", learned.key.namespace, learned.key.name, error)
+        except Exception:
+            # A fault that one model brings out must not end the ticks of all.
+            logger.exception("SpeculativeModel %s/%s: this tick failed", learned.key.namespace, learned.key.name)
 
     async def _serve_what_is_promoted(self, learned: _Learned, now: float) -> _Named:
         policy, summary = learned.policy, self._summaries.of(learned.key)
