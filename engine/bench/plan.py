@@ -71,6 +71,7 @@ QUICK = Scale(batches=(1, 8), hostile_batches=(1, 8), rounds=3, max_tokens=64)
 FULL = Scale(batches=(1, 4, 8, 16), hostile_batches=(1, 2, 4, 8, 16), rounds=9, max_tokens=128)
 
 LONGEST_SEQUENCE = 2304
+ROUNDS_OF_ONE_PROGRAM = 3  # for each of another case's: programs differ in how much of them the model copies
 
 
 def cases(scale: Scale) -> tuple[Case, ...]:
@@ -119,7 +120,7 @@ def _copying(scale: Scale) -> Iterator[Case]:
             batch=batch,
             prompt_tokens=160,
             max_tokens=min(96, scale.max_tokens),
-            rounds=scale.rounds,
+            rounds=scale.rounds * (ROUNDS_OF_ONE_PROGRAM if batch == 1 else 1),
             participants=_able(names, batch),
         )
 
