@@ -6,13 +6,13 @@ import pytest
 import torch
 
 from bowsprit_engine.config import TrainSettings
-from bowsprit_engine.core.memory_budget import MIB, MemoryLimit
+from bowsprit_engine.core.memory_budget import MIB, MemoryLimit, MemorySum
 from bowsprit_engine.errors import WorldError
 from bowsprit_engine.models.memory import weight_bytes
 from bowsprit_engine.models.uri import resolve_uri
 from bowsprit_engine.training import job
 from bowsprit_engine.training.head import HeadShape, RecurrentHead
-from bowsprit_engine.training.memory_plan import BYTES_PER_CAPTURED_TOKEN, COPIES_OF_HEAD, TrainingMemory, plan_memory
+from bowsprit_engine.training.memory_plan import BYTES_PER_CAPTURED_TOKEN, COPIES_OF_HEAD, plan_memory
 from bowsprit_policy.wire import TrainingResult
 from training.learnable import EPS, HIDDEN, VOCAB, LearnableRunner, recorded, target_rows, write_shard
 
@@ -23,7 +23,7 @@ PARTS = (
 
 def planned(
     runner: LearnableRunner, *, longest: int = 100, captured_tokens: int = 10_000, limit: int = 2048 * MIB
-) -> TrainingMemory:
+) -> MemorySum:
     return plan_memory(
         runner.config,
         itemsize=2,

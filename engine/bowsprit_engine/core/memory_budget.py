@@ -1,4 +1,4 @@
-"""What an engine will take of a machine's memory, summed before any of it is allocated; refused when it can't fit.
+"""What an engine or a training run will take of a machine's memory, summed beforehand; refused when it can't fit.
 
 Pure: parts and limits are values that others compute. The alternative is to be killed in the middle of a request, with
 nothing said.
@@ -31,12 +31,16 @@ class MemoryLimit:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MemoryBudget:
-    """All parts together. `kv_blocks` is the size of the KV cache that its part stands for."""
+class MemorySum:
+    """All parts together, and what they must fit into. `needed_by`: whose parts, e.g. "the engine".
 
+    `advice`: what a refusal says of needing less; empty where it has nothing to say.
+    """
+
+    needed_by: str
     parts: tuple[MemoryPart, ...]
     limit: MemoryLimit
-    kv_blocks: int
+    advice: str = ""
 
     @property
     def num_bytes(self) -> int:
@@ -45,15 +49,24 @@ class MemoryBudget:
     def check(self) -> None:
         """Raises WorldError naming every part, the sum and the limit, when the sum is above the limit."""
         if self.num_bytes > self.limit.num_bytes:
+            advice = f". {self.advice}" if self.advice else ""
             raise WorldError(
-                f"the engine needs {readable(self.num_bytes)} and {self.limit.source} is "
-                f"{readable(self.limit.num_bytes)}: {self}. Less is needed with a smaller --max-model-len, "
-                "--max-batch-size or --kv-cache-memory",
+                f"{self.needed_by} needs {readable(self.num_bytes)} and {self.limit.source} is "
+                f"{readable(self.limit.num_bytes)}: {self}{advice}",
                 reason="InsufficientMemory",
             )
 
     def __str__(self) -> str:
         return ", ".join(f"{part.name} {readable(part.num_bytes)} ({part.detail})" for part in self.parts)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryBudget(MemorySum):
+    """An engine's. `kv_blocks` is the size of the KV cache that its part stands for."""
+
+    needed_by: str = "the engine"
+    advice: str = "Less is needed with a smaller --max-model-len, --max-batch-size or --kv-cache-memory"
+    kv_blocks: int
 
 
 def kv_blocks(

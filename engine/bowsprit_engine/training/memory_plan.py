@@ -7,11 +7,8 @@ the limit is server/memory_limit.py's.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-from bowsprit_engine.core.memory_budget import MemoryLimit, MemoryPart, readable
+from bowsprit_engine.core.memory_budget import MemoryLimit, MemoryPart, MemorySum, readable
 from bowsprit_engine.core.runner import BLOCK_SIZE, ModelConfig
-from bowsprit_engine.errors import WorldError
 from bowsprit_engine.models.memory import (
     DRAFT_VOCABULARY,
     FLOAT_BYTES,
@@ -35,30 +32,6 @@ COPIES_OF_HEAD = 5  # weights, gradients, AdamW's two moments, the best so far
 SERVING_HEADS = 3  # the incumbent, the candidate, and the one that a validation judges
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrainingMemory:
-    """All parts and what they must fit into."""
-
-    parts: tuple[MemoryPart, ...]
-    limit: MemoryLimit
-
-    @property
-    def num_bytes(self) -> int:
-        return sum(part.num_bytes for part in self.parts)
-
-    def check(self) -> None:
-        """Raises WorldError naming every part, the sum and the limit, when the sum is above the limit."""
-        if self.num_bytes > self.limit.num_bytes:
-            raise WorldError(
-                f"training needs {readable(self.num_bytes)} and {self.limit.source} is "
-                f"{readable(self.limit.num_bytes)}: {self}",
-                reason="InsufficientMemory",
-            )
-
-    def __str__(self) -> str:
-        return ", ".join(f"{part.name} {readable(part.num_bytes)} ({part.detail})" for part in self.parts)
-
-
 def plan_memory(
     config: ModelConfig,
     *,
@@ -68,7 +41,7 @@ def plan_memory(
     rows_per_batch: int,
     draft_tokens: int,
     limit: MemoryLimit,
-) -> TrainingMemory:
+) -> MemorySum:
     """Of a run on requests of these sizes."""
     width = min(MOST_INTERMEDIATE, config.hidden_size)
     step = step_bytes(config, max_rows=PREFILL_ROWS, max_logit_rows=0)
@@ -115,7 +88,7 @@ def plan_memory(
         ),
         MemoryPart(name="process", num_bytes=PROCESS_BYTES, detail="the interpreter and its libraries"),
     )
-    return TrainingMemory(parts=parts, limit=limit)
+    return MemorySum(needed_by="training", parts=parts, limit=limit)
 
 
 def batch_bytes_per_row(*, hidden_size: int, width: int, draft_tokens: int) -> int:
