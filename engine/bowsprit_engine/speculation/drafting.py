@@ -83,6 +83,7 @@ class Drafting:
         self._watch(drafter, [index for index in held if self._is_watchable(drafter, index, price)])
 
     def _is_due(self, index: int, slot: str, price: float) -> bool:
+        """Of a count-based one. `slot`: its name, with AHEAD for what follows another drafter's tokens."""
         state = self._state
         record = self._scores[index].records.get(slot) or state.scores.record(slot, self._question.sequences[index])
         return state.sampling.is_due or index in self._question.bound or record.worth >= price
@@ -212,7 +213,7 @@ class Drafting:
     def _proposals(self, counting: Sequence[Drafter]) -> tuple[Proposal, ...]:
         names = {drafter.name for drafter in counting}
         open_ends = {index: best for index, best in self._best.items() if best.drafter not in names}
-        following = Following(self._state, self._question, open_ends)
+        following = Following(self._state, self._question, open_ends, is_due=self._is_due)
         if open_ends:
             with self._state.prices.handling(costly=True):
                 following.ask(counting)

@@ -6,7 +6,7 @@ has anything to say goes on.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from bowsprit_engine.speculation.contexts import context_of
@@ -18,12 +18,23 @@ from bowsprit_engine.speculation.scoring import Candidate, Pending
 
 
 class Following:
-    """One step's. `best`: of each sequence whose draft may go on, a costly drafter's tokens."""
+    """One step's. `best`: of each sequence whose draft may go on, a costly drafter's tokens.
 
-    def __init__(self, state: PoolState, question: Question, best: Mapping[int, Candidate]) -> None:
+    `is_due`: whether look-up is worth asking for a sequence, by its index, whose record, and the price.
+    """
+
+    def __init__(
+        self,
+        state: PoolState,
+        question: Question,
+        best: Mapping[int, Candidate],
+        *,
+        is_due: Callable[[int, str, float], bool],
+    ) -> None:
         self._state = state
         self._question = question
         self._best = best
+        self._is_due = is_due
         self.found: dict[int, Candidate] = {}  # by index of the sequence
         self.seconds: dict[str, float] = {}  # by drafter
 
@@ -37,11 +48,7 @@ class Following:
                 for index, best in self._best.items()
                 if index not in self.found
                 and (room := question.caps[index].get(drafter.name, 0) - len(best.token_ids)) > 0
-                and (
-                    self._state.sampling.is_due
-                    or index in question.bound
-                    or self._state.scores.record(drafter.name + AHEAD, question.sequences[index]).worth >= price
-                )
+                and self._is_due(index, drafter.name + AHEAD, price)
             }
             if rooms:
                 self._go_on(drafter, rooms)
