@@ -69,6 +69,7 @@ class LearningLoop:
     ) -> None:
         self._cluster = cluster
         self._summaries = summaries
+        self._platform = platform
         self._runs = TrainingRuns(cluster, engines, events, settings, platform)
         self._states: dict[ModelKey, learning.LearningState] = {}
 
@@ -204,6 +205,7 @@ class LearningLoop:
             runs=runs.past(learned.trainings),
             serving_revision=named.serving.get(settings.drafter),
             candidate=named.candidates.get(settings.drafter),
+            image_refusal=runs.image_refusal(learned.trainings, wanted=runs.image(learned.model, self._platform)),
         )
         if step.start is not None:
             number = runs.next_number(

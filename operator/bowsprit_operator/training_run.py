@@ -12,7 +12,7 @@ from bowsprit_operator import fleet, run_result
 from bowsprit_operator.learning import job, outcome, runs, verdict
 from bowsprit_operator.resources import names
 from bowsprit_operator.resources.happenings import FaultEvent, Happening
-from bowsprit_operator.resources.kinds import DEPLOYMENT, JOB
+from bowsprit_operator.resources.kinds import JOB
 from bowsprit_operator.resources.speculative_model import SpeculativeModel
 from bowsprit_operator.resources.speculator_revision import SpeculatorRevision
 from bowsprit_operator.resources.speculator_training import (
@@ -23,7 +23,6 @@ from bowsprit_operator.resources.speculator_training import (
 )
 from bowsprit_operator.resources.workloads import Job, Pod
 from bowsprit_operator.run_result import Run, conditions_of_run
-from bowsprit_operator.serving import deployment
 from bowsprit_operator.serving.platform import Platform
 from bowsprit_operator.settings import OperatorSettings
 from bowsprit_operator.world.cluster import Cluster, ConflictError, RefusedError
@@ -108,6 +107,7 @@ class TrainingRuns:
                 run, complete=False, failed=False, reason="Running", message="the run has begun"
             ),
             job_name=revision,
+            image=runs.image(run.model, self._platform),
             revision=revision,
             outcome=TrainingOutcome.RUNNING,
             start_time=verdict.moment(run.now),
@@ -119,14 +119,13 @@ class TrainingRuns:
         training, storage = run.model.spec.training, run.model.spec.storage
         if training is None or storage is None:
             return  # refused above
-        observed = await self._cluster.get(DEPLOYMENT, run.model.namespace, names.deployment(run.model.name))
         plan = job.TrainingPlan(
             model=run.model,
             training=run.training,
             settings=training,
             storage=storage,
             revision=revision,
-            image=deployment.effective_image(run.model, self._platform, observed),
+            image=run.training.status.image or runs.image(run.model, self._platform),
             parent=run.incumbent,
             threads=self._settings.training_threads,
         )

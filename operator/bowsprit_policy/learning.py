@@ -66,12 +66,13 @@ def step(
     runs: tuple[PastRun, ...] = (),
     serving_revision: str | None = None,
     candidate: str | None = None,
+    image_refusal: str | None = None,
 ) -> LearningStep:
     """Take in one scrape of the fleet and decide. Never raises.
 
     `runs`: every known run of this model, in any order. `serving_revision`: the promoted revision of the trained
     drafter, None while it is untrained (the trigger is then the first traffic, not drift). `candidate`: the one that is
-    scored in its shadow.
+    scored in its shadow. `image_refusal`: why a run's image can't carry one out, where that is known.
     """
     seen = observe(state.fleet, observation)
     if seen.has_other_model:
@@ -90,6 +91,7 @@ def step(
         seconds_per_token=state.decode_seconds / state.decode_tokens if state.decode_tokens >= 1 else None,
         has_metrics=seen.num_answering > 0,
         candidate=candidate,
+        image_refusal=image_refusal,
     )
     outcome = worth.decide(inputs)
     decisions: tuple[Decision, ...] = ()

@@ -48,6 +48,7 @@ class LearningReason(StrEnum):
     TRAINING_OFF = "TrainingOff"
     RUN_IN_PROGRESS = "RunInProgress"
     CANDIDATE_IN_SHADOW = "CandidateInShadow"
+    IMAGE_REFUSES_FLAGS = "ImageRefusesFlags"
     NOT_ENOUGH_TOKENS = "NotEnoughTokens"
     NO_DRIFT = "NoDrift"
     COOLDOWN = "Cooldown"
@@ -62,6 +63,7 @@ class StartInputs:
 
     `seconds_per_token`: accelerator time of a decoded token, measured; None without any. `drift`: of the serving
     revision, None while there is none. `candidate`: the revision that is scored in its shadow, if any.
+    `image_refusal`: why the image that a run would have can't carry one out, where the last one of it told.
     """
 
     now: float
@@ -75,6 +77,7 @@ class StartInputs:
     seconds_per_token: float | None
     has_metrics: bool
     candidate: str | None = None
+    image_refusal: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,6 +118,8 @@ def decide(inputs: StartInputs) -> StartDecision:
     if inputs.candidate is not None:
         message = f"{inputs.candidate} drafts in the shadow: a run would start from what it may replace"
         return _no(LearningReason.CANDIDATE_IN_SHADOW, message)
+    if inputs.image_refusal is not None:
+        return _no(LearningReason.IMAGE_REFUSES_FLAGS, inputs.image_refusal)
     if not inputs.has_metrics:
         return _no(LearningReason.METRICS_MISSING, "no engine answers")
     if inputs.tokens < settings.min_tokens or inputs.requests < settings.min_requests:

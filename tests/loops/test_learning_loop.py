@@ -153,6 +153,29 @@ async def test_a_failed_run_says_why_and_leaves_the_incumbent(
     assert (stored, (await world.policy()).spec.speculators) == (None, ())
 
 
+async def test_an_image_that_is_too_old_to_train_is_run_once(world: World) -> None:
+    """The user pinned it: the run and the loop name the image, nothing starts again until it is another one."""
+    model = await world.model(engine={"image": "mine:1"})
+    await captured(world)
+    await world.tick(2)
+    refused = "Usage: bowsprit-engine train [OPTIONS]\n\nError: No such option: --scratch-dir"
+    await ends(world, "smollm2-head-1", message=refused, exit_code=2, reason="Error")
+    await finished(world, "smollm2-head-1")
+    world.now += 2 * 3600
+    await world.tick(2)
+    training = await world.training("smollm2-head-1")
+    failed = conditions.find(training.status.conditions, "Failed")
+    assert failed is not None
+    assert (failed.reason, training.status.image, "--scratch-dir" in failed.message) == (
+        "ImageRefusesFlags",
+        "mine:1",
+        True,
+    )
+    assert world.summary(model).learning_reason == "ImageRefusesFlags"
+    assert "mine:1" in world.summary(model).learning_message
+    assert await world.cluster.get(SPECULATOR_TRAINING, world.namespace, "smollm2-head-2") is None
+
+
 async def test_a_killed_pod_fails_its_run(world: World) -> None:
     """The Job never retries: a run whose pod was deleted is over, and says so, in the model's Events too."""
     await world.model(training={"drafter": "head", "mode": "Manual"})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -31,6 +32,13 @@ ENDS: list[tuple[str, Job, tuple[Pod, ...], str | None]] = [
     ("out of memory", a_job(), (a_pod(exit_code=137, reason="OOMKilled"),), "OutOfMemory"),
     ("killed", a_job(), (a_pod(exit_code=137),), "PodKilled"),
     ("crashed", a_job(), (a_pod(exit_code=1, message="boom"),), "PodFailed"),
+    (
+        "of an older version",
+        a_job(),
+        (a_pod(exit_code=2, message="Usage: bowsprit-engine train\n\nError: No such option: --scratch-dir"),),
+        "ImageRefusesFlags",
+    ),
+    ("a bad value of ours", a_job(), (a_pod(exit_code=2, message="error: --threads: '0'"),), "PodFailed"),
     ("deleted", a_job(failed="BackoffLimitExceeded"), (), "PodLost"),
     ("complete, but the pod is gone", a_job(complete=True), (), "PodLost"),
     ("its message is no result", a_job(), (a_pod(exit_code=0, message="hello"),), "ResultUnreadable"),
@@ -110,6 +118,47 @@ def test_a_run_that_cannot_be_carried_out_is_refused_by_name(
     """The reason is the condition's; None lets it run."""
     refusal = runs.refusal(a_training(drafter=drafter), a_model(**spec))
     assert (refusal and refusal.reason) == expected
+
+
+def ended_run(number: int, image: str, reason: str, *, minutes: int) -> SpeculatorTraining:
+    """It ended so many minutes after all began."""
+    failed = {"type": "Failed", "status": "True", "reason": reason, "message": "", "lastTransitionTime": BEGIN}
+    return a_training(
+        f"m-head-{number}", image=image, completionTime=BEGIN + timedelta(minutes=minutes), conditions=[failed]
+    )
+
+
+@pytest.mark.parametrize(
+    ("trainings", "named"),
+    [
+        ((), None),
+        ((ended_run(1, "engine:dev", "PodFailed", minutes=1),), None),
+        ((ended_run(1, "engine:dev", "ImageRefusesFlags", minutes=1),), "m-head-1"),
+        ((ended_run(1, "engine:old", "ImageRefusesFlags", minutes=1),), None),  # the image is another one by now
+        (
+            (
+                ended_run(2, "engine:dev", "PodKilled", minutes=9),  # somebody ran it by hand, and it knew the flags
+                ended_run(1, "engine:dev", "ImageRefusesFlags", minutes=1),
+            ),
+            None,
+        ),
+    ],
+)
+def test_an_image_that_refused_the_flags_is_not_run_again_by_itself(
+    trainings: tuple[SpeculatorTraining, ...], named: str | None
+) -> None:
+    """Until the image is another one, or a run of it ended otherwise; the refusal names run and image."""
+    told = runs.image_refusal(trainings, wanted="engine:dev")
+    assert (told is None) == (named is None)
+    if told is not None and named is not None:
+        assert named in told
+        assert "engine:dev" in told
+
+
+def test_a_run_has_the_users_image_or_the_operators_own() -> None:
+    """Not the default that the serving pods were created with, which an older operator had."""
+    images = [runs.image(a_model(engine=engine), PLATFORM) for engine in ({"image": "mine:1"}, {})]
+    assert images == ["mine:1", "engine:dev"]
 
 
 def planned(

@@ -59,6 +59,7 @@ REJECTED = tuple(run(90_000.0 * i, outcome=RunOutcome.REJECTED, gain=0.01) for i
         (replace(TRAINED, drift=drifted(1.95, slide=201.0)), True, LearningReason.SLOW_SLIDE),
         (replace(TRAINED, drift=drifted(1.95)), False, LearningReason.NO_DRIFT),
         (replace(TRAINED, candidate="m-head-2"), False, LearningReason.CANDIDATE_IN_SHADOW),
+        (replace(FIRST, image_refusal="too old"), False, LearningReason.IMAGE_REFUSES_FLAGS),
         (replace(TRAINED, drift=drifted(1.8, error=0.1)), False, LearningReason.NO_DRIFT),
         (replace(TRAINED, drift=None), False, LearningReason.NO_DRIFT),
         (replace(FIRST, tokens=49_999), False, LearningReason.NOT_ENOUGH_TOKENS),

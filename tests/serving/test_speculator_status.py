@@ -6,6 +6,7 @@ import pytest
 
 from bowsprit_operator.resources.conditions import ModelCondition
 from bowsprit_operator.resources.speculator_revision import SpeculatorRevision
+from bowsprit_operator.summaries import ModelSummary
 from serving.composed import compose, found
 from serving.objects import TRAINED, a_model, a_policy
 
@@ -38,6 +39,16 @@ def test_the_speculator_is_current_when_every_pod_has_acknowledged_it(policy: An
     """The DraftPolicy is the only desired state."""
     written = compose(a_model(**TRAINED), policy=policy)
     assert found(written, ModelCondition.SPECULATOR_CURRENT)[:2] == (status_, reason)
+
+
+def test_an_image_that_cannot_train_is_named_where_the_user_looks() -> None:
+    """Only the user can mend it: what the learning loop said of it is in the condition."""
+    told = ModelSummary(learning_reason="ImageRefusesFlags", learning_message="image mine:1 is too old")
+    written = compose(a_model(**TRAINED), summary=told)
+    assert found(written, ModelCondition.SPECULATOR_CURRENT)[1:] == (
+        "Untrained",
+        "no revision is promoted (ImageRefusesFlags): image mine:1 is too old",
+    )
 
 
 def test_a_pinned_revision_that_does_not_exist_is_named() -> None:

@@ -6,6 +6,7 @@ to serve (the gate does), and reads no cluster: the Job and the pods come in as 
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -16,6 +17,8 @@ from bowsprit_policy.wire import TrainingResult
 
 _QUOTED_CHARACTERS = 500  # of a pod's own words in our message
 _SIGKILL_EXIT_CODE = 137
+_USAGE_EXIT_CODE = 2  # of a command line that the engine doesn't understand
+_UNKNOWN_FLAG = re.compile(r"No such option:? *(--[\w-]+)")
 
 
 class RunFailure(StrEnum):
@@ -26,6 +29,7 @@ class RunFailure(StrEnum):
     POD_KILLED = "PodKilled"
     POD_LOST = "PodLost"
     POD_FAILED = "PodFailed"
+    IMAGE_REFUSES_FLAGS = "ImageRefusesFlags"
     RESULT_UNREADABLE = "ResultUnreadable"
     EVALUATION_MISSING = "EvaluationMissing"
     RESULT_OF_ANOTHER_RUN = "ResultOfAnotherRun"
@@ -109,5 +113,12 @@ def _from_silent_end(pod_name: str, end: Terminated) -> Failed:
     if end.exit_code == 0:
         message = f"pod {pod_name} succeeded, but its termination message is no result: {words!r}"
         return Failed(reason=RunFailure.RESULT_UNREADABLE, message=message)
+    unknown = _UNKNOWN_FLAG.search(words) if end.exit_code == _USAGE_EXIT_CODE else None
+    if unknown is not None:
+        message = (
+            f"the engine image doesn't know the flag {unknown[1]}, which this operator passes: "
+            "it is of an older version"
+        )
+        return Failed(reason=RunFailure.IMAGE_REFUSES_FLAGS, message=message)
     message = f"pod {pod_name} exited with code {end.exit_code} ({end.reason}) and left no result: {words!r}"
     return Failed(reason=RunFailure.POD_FAILED, message=message)

@@ -1,7 +1,7 @@
 """Which training run is next, under which name, and why one can't be carried out. Pure: resources in, values out.
 
-Decides numbering, the order of runs (one at a time per model) and refusals. Refuses to know whether training pays:
-bowsprit_policy.learning does.
+Decides numbering, the order of runs (one at a time per model), their image, and refusals. Refuses to know whether
+training pays: bowsprit_policy.learning does.
 """
 
 from __future__ import annotations
@@ -12,12 +12,14 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
+from bowsprit_operator.learning.outcome import RunFailure
 from bowsprit_operator.resources import conditions, labels, names
 from bowsprit_operator.resources.conditions import TrainingCondition
 from bowsprit_operator.resources.kinds import SPECULATOR_TRAINING
 from bowsprit_operator.resources.speculative_model import SpeculativeModel
 from bowsprit_operator.resources.speculator_revision import SpeculatorRevision
 from bowsprit_operator.resources.speculator_training import SpeculatorTraining, TrainingOutcome, TrainingTrigger
+from bowsprit_operator.serving.platform import Platform
 from bowsprit_policy.learning import PastRun, RunOutcome, TrainingStart
 from bowsprit_policy.observation import LearningSettings, TrainingMode
 from bowsprit_policy.wire import DrafterType
@@ -77,6 +79,24 @@ def refusal(training: SpeculatorTraining, model: SpeculativeModel) -> Refusal | 
         message = f"SpeculativeModel {model.name} has no spec.storage to keep a speculator on"
         return Refusal(reason=RunRefusal.NO_STORAGE, message=message)
     return None
+
+
+def image(model: SpeculativeModel, platform: Platform) -> str:
+    """The spec's, else this operator's own default, whose flags it knows: not the one that engines still serve with."""
+    return model.spec.engine.image or platform.engine_image
+
+
+def image_refusal(trainings: Iterable[SpeculatorTraining], *, wanted: str) -> str | None:
+    """Why a run of that image would fail as the newest one of it did; None where nothing is known against it."""
+    ended = [run for run in trainings if run.status.image == wanted and run.status.completion_time is not None]
+    newest = max(ended, key=lambda run: (run.status.completion_time or _created(run), run.name), default=None)
+    failed = None if newest is None else conditions.find(newest.status.conditions, TrainingCondition.FAILED)
+    if newest is None or failed is None or failed.reason != RunFailure.IMAGE_REFUSES_FLAGS:
+        return None
+    return (
+        f"{newest.name} found image {wanted} too old for this operator: name a newer one in spec.engine.image, or "
+        "none for the operator's own; a SpeculatorTraining by hand tries the same image again"
+    )
 
 
 def next_number(

@@ -50,11 +50,15 @@ class RunProgress(ResourceValue):
 
 
 class SpeculatorTrainingStatus(ResourceValue):
-    """Written by the learning loop alone, whole. `gain`: candidate / incumbent - 1 on the recent holdout."""
+    """Written by the learning loop alone, whole. `gain`: candidate / incumbent - 1 on the recent holdout.
+
+    `image`: of the run's Job; absent in runs that an older operator began.
+    """
 
     observed_generation: int | None = None
     conditions: tuple[Condition, ...] = ()
     job_name: str | None = None
+    image: str | None = None
     revision: str | None = None
     outcome: TrainingOutcome | None = None
     gain: Decimal6 | None = None

@@ -18,6 +18,7 @@ from bowsprit_operator.serving.plan import Plan
 from bowsprit_operator.summaries import ModelSummary
 from bowsprit_policy.observation import SpeculationMode
 from bowsprit_policy.wire import DrafterState, DrafterType
+from bowsprit_policy.worth import LearningReason
 
 TRUE, FALSE, UNKNOWN = ConditionStatus.TRUE, ConditionStatus.FALSE, ConditionStatus.UNKNOWN
 
@@ -229,6 +230,8 @@ def _untrained(situation: Situation) -> Finding:
         return _finding(ModelCondition.SPECULATOR_CURRENT, FALSE, ModelReason.TRAINING_RUNNING, message)
     reason = situation.summary.learning_reason
     message = f"no revision is promoted ({reason})" if reason else "no revision is promoted"
+    if reason == LearningReason.IMAGE_REFUSES_FLAGS:  # only the user can mend it
+        message = f"{message}: {situation.summary.learning_message}"
     return _finding(ModelCondition.SPECULATOR_CURRENT, FALSE, ModelReason.UNTRAINED, message)
 
 
