@@ -13,7 +13,7 @@ from llguidance import LLMatcher, LLParserLimits
 from bowsprit_engine.core import grammar
 from bowsprit_engine.core.grammar import CompiledGrammar
 from bowsprit_engine.core.request import FinishReason, Request, SamplingParams, SpeculationParams
-from bowsprit_engine.core.sampling import DrawRows, Sampler
+from bowsprit_engine.core.sampling import NOT_FINITE, DrawRows, Sampler
 from bowsprit_engine.core.sequence import LiveSequence
 from bowsprit_engine.errors import CallerError
 from bowsprit_engine.kernels import reference
@@ -277,6 +277,19 @@ def test_a_grammar_that_fails_at_a_row_gives_that_row_a_fault():
         drawn = draw(logits, sequence, toy_grammar.encode(draft))
         assert toy_grammar.text_of(drawn.token_ids[:4]) == "abbb"
         assert {row: fault.code for row, fault in drawn.faults.items()} == dict.fromkeys(failing, grammar.FAILED)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.9])
+def test_a_row_that_is_not_finite_is_that_also_where_its_grammar_fails(temperature):
+    """It is the engine's fault then, not the request's, and nobody may share what it computed."""
+    sequence = sequence_of([1], [], "abbb(.*a.{8}b)*", temperature=temperature)
+    sequence.grammar = too_complex_later(is_costly=False).begin()
+    logits = torch.zeros(5, FAKE_VOCAB)
+    for row, token in enumerate(toy_grammar.encode("abbb")):
+        logits[row, token] = 99.0
+    logits[4] = torch.nan
+    drawn = draw(logits, sequence, toy_grammar.encode("abbb"))
+    assert drawn.faults == {4: NOT_FINITE}
 
 
 def test_the_row_after_an_impossible_draft_is_not_reached():

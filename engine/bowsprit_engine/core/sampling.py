@@ -97,7 +97,8 @@ class Sampler:
     ) -> Drawn:
         """One token per row. A row's sum is finite iff the row is: no finite logits overflow it.
 
-        In a constrained sequence, rows after a draft that isn't the token of its row mean nothing.
+        In a constrained sequence, rows after a draft that isn't the token of its row mean nothing. A row that isn't
+        finite is that and no failure of its grammar, which was asked about a token that nobody chose.
         """
         is_finite = torch.isfinite(logits.sum(dim=-1)).tolist()
         faults = {row: NOT_FINITE for row, is_good in enumerate(is_finite) if not is_good}
@@ -108,8 +109,7 @@ class Sampler:
                 self._penalise(logits, group)
                 self._hold_ends_back(logits, group)
         token_ids: list[int] = self._draw(logits, *_draw_arguments(groups)).tolist()
-        faults |= self._constrain(logits, groups, token_ids)
-        return Drawn(token_ids=token_ids, faults=faults)
+        return Drawn(token_ids=token_ids, faults=self._constrain(logits, groups, token_ids) | faults)
 
     def _penalise(self, logits: Tensor, group: DrawRows) -> None:
         """Penalties and bias of each row's own context."""
