@@ -104,6 +104,13 @@ def test_equal_values_go_to_the_lowest_id():
     assert torch.equal(torch.tensor([17, 4, 0]), native.draw(*draws(logits, temperature=0.0)))
 
 
+@pytest.mark.parametrize("vocab", [1, 7, 8, 31, 32, 33, 64, 77])
+def test_greedy_tokens_are_the_first_of_equals_in_a_vocabulary_of_any_size(vocab):
+    """Whole vectors, four of which are compared at once, and what is left of them."""
+    logits = some_logits(200, vocab=vocab, scale=1.0).round()
+    assert torch.equal(logits.argmax(dim=1), native.draw(*draws(logits, temperature=0.0)))
+
+
 @pytest.mark.parametrize("params", [{"top_k": 3}, {"top_p": 0.5}, {"min_p": 0.9}])
 def test_ties_with_the_last_token_kept_are_kept(params):
     """Uniform logits stay uniform: many different tokens come out."""

@@ -111,6 +111,30 @@ int64_t argmax(const float* values, int64_t padded, float& highest) {
   return id;
 }
 
+// The likeliest of values that nobody scaled or padded; NaN is never it.
+int64_t likeliest_of(const float* logits, int64_t vocab_size) {
+  Best best[4];  // four chains of comparisons at once
+  const int64_t whole = vocab_size / 32 * 32;
+  for (int64_t i = 0; i < whole; i += 32)
+    for (int64_t j = 0; j < 4; j++) best[j].offer(_mm256_loadu_ps(logits + i + 8 * j), lanes_from(i + 8 * j));
+  float highest = kMinusInfinity;
+  int64_t winner = 0;
+  const auto offer = [&](float value, int64_t id) {
+    if (value > highest || (value == highest && value != kMinusInfinity && id < winner)) {
+      highest = value;
+      winner = id;
+    }
+  };
+  for (const Best& chain : best) {
+    float value;
+    int64_t id;
+    chain.reduce(value, id);
+    offer(value, id);
+  }
+  for (int64_t i = whole; i < vocab_size; i++) offer(logits[i], i);
+  return winner;
+}
+
 float top_k_threshold(const float* scaled, int64_t vocab_size, int64_t k) {
   std::vector<float> sorted(scaled, scaled + vocab_size);
   std::nth_element(sorted.begin(), sorted.begin() + (k - 1), sorted.end(), std::greater<>());
@@ -161,18 +185,18 @@ void philox(uint64_t seed, uint64_t position, uint32_t first, int64_t count, uin
 }
 
 int64_t draw(const float* logits, int64_t vocab_size, const DrawParams& params, std::vector<float>& scratch) {
+  if (params.temperature == 0.0f) return likeliest_of(logits, vocab_size);
   const int64_t padded = (vocab_size + 7) / 8 * 8;
   scratch.resize(padded);
   float* scaled = scratch.data();
-  const float temperature = params.temperature == 0.0f ? 1.0f : params.temperature;
   for (int64_t i = 0; i < vocab_size; i++) {
-    const float value = logits[i] / temperature;
+    const float value = logits[i] / params.temperature;
     scaled[i] = value == value ? value : kMinusInfinity;  // NaN is the caller's to report; sorting needs an order
   }
   std::fill(scaled + vocab_size, scaled + padded, kMinusInfinity);
   float highest;
   const int64_t likeliest = argmax(scaled, padded, highest);
-  if (params.temperature == 0.0f || !std::isfinite(highest)) return likeliest;
+  if (!std::isfinite(highest)) return likeliest;
 
   const float threshold = filter_threshold(scaled, vocab_size, highest, params);
   // Noise lies between two bounds, so tokens far below the likeliest can't win, and their noise isn't computed.

@@ -76,16 +76,10 @@ bool Places::is_of(const Entry& entry, const Run& run) const {
 }
 
 void Places::resize(Entry& entry, int capacity) {
-  if (capacity == 1) {
-    const Place left = entry.many[0];
-    delete[] entry.many;
-    entry.one = left;
-  } else {
-    Place* const places = new Place[capacity];
-    std::copy(entry.places(), entry.places() + entry.num, places);
-    if (entry.capacity > 1) delete[] entry.many;
-    entry.many = places;
-  }
+  Place* const places = new Place[capacity];
+  std::copy(entry.places(), entry.places() + entry.num, places);
+  if (entry.capacity > 1) delete[] entry.many;
+  entry.many = places;
   entry.capacity = static_cast<uint8_t>(capacity);
 }
 

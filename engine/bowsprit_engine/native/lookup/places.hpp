@@ -79,7 +79,7 @@ class Places {
   Entry* allocated(size_t capacity);
   size_t slot_of(const Run& run) const;  // of its entry, or of the empty one where it would be
   bool is_of(const Entry& entry, const Run& run) const;
-  static void resize(Entry& entry, int capacity);
+  static void resize(Entry& entry, int capacity);  // to `many` of them: more than one
   void close_gap(size_t slot);
   void grow();
 
