@@ -5,7 +5,8 @@ to the last bit, and the end. Plain is one request at a time without drafts and 
 side is a batch of eight, rounds with other drafters and K in turn, and a KV cache that holds three of the eight at full
 length.
 
-What was compared is kept line by line; the next run goes on after it, and begins anew for another model or processor.
+What was compared is kept line by line; the next run goes on after it, and begins anew for another model, processor or
+set of draftings.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from bowsprit_engine.core.settings import EngineSettings
 from bowsprit_engine.models import LoadedModel, load_model
 from bowsprit_engine.speculation.drafters.base import Draft, DraftContext, Drafter
 from bowsprit_engine.speculation.drafters.ngram import NGramDrafter
+from bowsprit_engine.speculation.drafters.suffix import SuffixDrafter
 from bowsprit_policy.wire import DrafterState, DrafterType
 
 MAX_MODEL_LEN = 640
@@ -81,6 +83,10 @@ class Drafting:
     drafters: Callable[[int], list[Drafter]]  # from the vocabulary's size
 
 
+def _suffix(_: int) -> list[Drafter]:
+    return [SuffixDrafter(name="suffix")]
+
+
 def _ngram(_: int) -> list[Drafter]:
     return [NGramDrafter(name="ngram")]
 
@@ -90,6 +96,7 @@ def _ngram_else_random(vocab_size: int) -> list[Drafter]:
 
 
 DRAFTINGS = (
+    Drafting(name="suffix, K = 8", draft_tokens=8, drafters=_suffix),
     Drafting(name="n-gram, K = 4", draft_tokens=4, drafters=_ngram),
     Drafting(name="n-gram, else random, K = 3", draft_tokens=3, drafters=_ngram_else_random),
     Drafting(name="n-gram, K = 16", draft_tokens=16, drafters=_ngram),
@@ -134,7 +141,7 @@ def main(
     """Ask real prompts with and without speculation; exit code 1 if a single answer differs."""
     loaded = load_model(model or packaged_model(), max_model_len=MAX_MODEL_LEN, backend="native")
     torch.set_num_threads(1)
-    key = json.dumps({"model": loaded.digest, "computed by": loaded.runner.accelerator, "max_tokens": max_tokens})
+    key = kept_under(loaded.digest, loaded.runner.accelerator, max_tokens)
     out.mkdir(parents=True, exist_ok=True)
     file = out / "compared.jsonl"
     known = _known(file, key)
@@ -153,6 +160,14 @@ def main(
                 print(json.dumps([getattr(outcome, name) for name in outcome.__slots__]), file=kept, flush=True)
     report(outcomes)
     sys.exit(int(any(outcome.first_difference is not None for outcome in outcomes)))
+
+
+def kept_under(model_digest: str, accelerator: str, max_tokens: int) -> str:
+    """What has to be the same for an earlier run's comparisons to count, as the first line of their file."""
+    names = [drafting.name for drafting in DRAFTINGS]
+    return json.dumps(
+        {"model": model_digest, "computed by": accelerator, "max_tokens": max_tokens, "drafted by": names}
+    )
 
 
 def questions(tokenizer: Any, num_prompts: int, max_tokens: int) -> Iterator[Question]:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
+from bench import exactness
 from bench.coupling_price import agreement, price
 from bench.exactness import Answer, first_difference
 from bowsprit_engine.core.request import FinishReason
+from bowsprit_policy.wire import DrafterType
 
 ANSWER = Answer(token_ids=[5, 6, 7], logprobs=[-0.5, -1.0, -2.0], finish_reason=FinishReason.LENGTH)
 
@@ -24,6 +26,21 @@ ANSWER = Answer(token_ids=[5, 6, 7], logprobs=[-0.5, -1.0, -2.0], finish_reason=
 def test_the_first_difference_is_a_token_a_bit_of_a_logprob_or_the_end(other, expected):
     """None where all is equal."""
     assert expected == first_difference(ANSWER, other)
+
+
+def test_the_default_drafter_is_among_the_compared():
+    """Look-up in earlier answers is what a pod drafts by if nobody says otherwise."""
+    types = {drafter.type for drafting in exactness.DRAFTINGS for drafter in drafting.drafters(100)}
+
+    assert {DrafterType.SUFFIX, DrafterType.NGRAM} <= types
+
+
+def test_another_set_of_draftings_begins_anew(monkeypatch):
+    """An answer that was compared under other drafters says nothing of a new one."""
+    before = exactness.kept_under("digest", "cpu", 48)
+    monkeypatch.setattr(exactness, "DRAFTINGS", exactness.DRAFTINGS[1:])
+
+    assert before != exactness.kept_under("digest", "cpu", 48)
 
 
 def test_agreement_is_the_sum_of_its_definition():
