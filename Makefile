@@ -14,7 +14,7 @@ unexport KUBECONFIG
 export UV_CUSTOM_COMPILE_COMMAND := make lock
 COMPILE := $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --upgrade
 
-.PHONY: help setup demo test check format unit api images cluster cluster-down cluster-status e2e bench exactness gpu-check lock clean
+.PHONY: help setup demo test check format unit api images cluster cluster-down cluster-status e2e bench exactness soak gpu-check lock clean
 
 help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -60,6 +60,9 @@ bench: setup ## Speed beside transformers, llama.cpp and vLLM on this machine, i
 
 exactness: setup ## 500 real prompts with speculation against plain, bit for bit (goes on where it was stopped)
 	$(PYTHON) -m bench.exactness $(EXACTNESS)
+
+soak: setup ## 10,000 short requests with cancellations on one engine: is everybody answered, is memory flat?
+	$(PYTHON) -m bench.soak $(SOAK)
 
 gpu-check: ## The GPU path on this machine's card: right or wrong, bandwidth, T(n), tokens/s; no .venv, no network
 	PYTHONPATH=engine:operator $(GPU_PYTHON) -m bench.gpu_check $(GPU_CHECK)

@@ -1,6 +1,6 @@
 """Thousands of short requests with random cancellations on one engine: is everybody answered, and is memory flat?
 
-    PYTHONPATH=engine python -m bench.soak --requests 10000
+    make soak SOAK="--requests 10000"
 
 The model is a tiny one with random weights, the cache too small for a full batch, so that sequences are preempted and
 blocks are evicted all the time. Prompts share beginnings; requests are greedy or sampled, drafted or not, and some are

@@ -1,4 +1,4 @@
-"""A short soak; `python -m bench.soak` runs the long one."""
+"""A short soak; `make soak` runs the long one."""
 
 from __future__ import annotations
 
