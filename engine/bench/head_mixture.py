@@ -6,13 +6,17 @@
 `ANSWERS` is the folder of bench.recorded_answers, `TRAFFIC` that of bench.head_traffic, `RUN` the name of one of its
 results. Decides what judges: of chat and tools the traffic's held-out questions (the other recording's were asked in
 training), of recurring, editing and noise the judged answers. Earlier answers only teach, so the pool begins without a
-record of anybody. The oracle is the cheapest single drafter of each request in hindsight.
+record of anybody. The oracle is the best single drafter of each request in hindsight: of E, the one with the fewest
+steps; of goodput, the cheapest, whose seconds at more than one request depend on who runs beside it. A head's call is
+priced as measured on this machine where a profile of it is given, and on the card by the weights that it reads; look-up
+and the pool take this machine's processor time on both, since a card's host runs them too.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import prod
 from pathlib import Path
 from statistics import harmonic_mean
 from typing import Annotated, Any
@@ -26,7 +30,7 @@ from torch import Tensor
 from bench import head_designs
 from bench.drafter_streams import streams
 from bench.drafter_tournament import card, profiled
-from bench.head_judging import Drafted, PricedHead, draft_all
+from bench.head_judging import Drafted, DraftSeconds, PricedHead, draft_all
 from bench.head_recurrent import RecurrentDesign
 from bench.head_states import LONGEST, Document
 from bench.head_table import arranged
@@ -37,11 +41,13 @@ from bench.recorded_answers import STREAM_SEED, Answer, grammar_compiler, read
 from bowsprit_engine.core.grammar import CompiledGrammar
 from bowsprit_engine.model_settings import ModelSettings
 from bowsprit_engine.models import LoadedModel
+from bowsprit_engine.models.checkpoint import tensor_shapes
 from bowsprit_engine.server.assembly import load
 from bowsprit_engine.server.structured import json_source
 from bowsprit_engine.speculation.replay import Recording, StepSeconds
 from bowsprit_engine.training.data import TokenSequence
 from bowsprit_engine.training.features import StateReader
+from bowsprit_engine.training.head import RecurrentHead
 
 HEAD_CALL, HEAD_TOKEN = 0.035, 0.0065  # of a plain step, one native call and each token: 0.061 for 4, 0.087 for 8
 HEAD_SEQUENCE = 0.03  # of that again, each further sequence: bench.served_head_cost at B = 1 and 8
@@ -78,23 +84,21 @@ def main(
     """Print E and goodput of each drafter alone and of the pool, and the pool's share of the oracle."""
     torch.set_num_threads(1)
     loaded = load(ModelSettings(model=f"{model}", max_model_len=LONGEST, threads=1))
-    judged = [*_from_traffic(traffic, head, loaded), *_from_answers(folder, traffic, head, model, loaded)]
+    design, draft_token_ids = _design(traffic, head, model)
+    judged = [*_from_traffic(traffic, head, loaded), *_from_answers(folder, design, draft_token_ids, loaded)]
     title, curve = ("a card's roofline, stated", card) if profile is None else (profile.name, profiled(profile))
     if plain_ms is not None:
         title, curve = f"{title}, one row in {plain_ms} ms", scaled(curve, 1e-3 * plain_ms)
-    bills, plain = _bills(judged, curve, batch=batch)
+    num_weights = sum(prod(shape) for shape in tensor_shapes(loaded.config).values())
+    price = by_weights_read(design.head, num_weights, curve) if profile is None else by_native_call(curve)
+    bills, plain = _bills(judged, curve, price, batch=batch)
     Console(width=140).print(table_of(bills, plain, title=f"{head}, B = {batch}, step times of {title}"))
 
 
 def _bills(
-    judged: Sequence[Judged], curve: StepSeconds, *, batch: int
+    judged: Sequence[Judged], curve: StepSeconds, head_seconds: DraftSeconds, *, batch: int
 ) -> tuple[dict[str, dict[str, Bill]], dict[str, float]]:
     """By stream and drafters, and plain seconds by stream."""
-
-    def head_seconds(sequences: int, tokens: int) -> float:
-        of_step = (HEAD_CALL + HEAD_TOKEN * tokens) * (1 + HEAD_SEQUENCE * (sequences - 1))
-        return of_step * curve(sequences, sequences)
-
     bills = {
         stream.name: {
             name: replayed(
@@ -112,6 +116,26 @@ def _bills(
     return bills, plain
 
 
+def by_native_call(curve: StepSeconds) -> DraftSeconds:
+    """What one native call for all sequences took on this machine, in steps of `curve`."""
+
+    def seconds(sequences: int, tokens: int) -> float:
+        of_step = (HEAD_CALL + HEAD_TOKEN * tokens) * (1 + HEAD_SEQUENCE * (sequences - 1))
+        return of_step * curve(sequences, sequences)
+
+    return seconds
+
+
+def by_weights_read(head: RecurrentHead, num_target_weights: int, curve: StepSeconds) -> DraftSeconds:
+    """A roofline: the share of a step that the head's weights are of the target's, whatever a launch costs.
+
+    What the last emitted token adds is computed once (that of drafted ones is a table), the rest for each token.
+    """
+    once = head.token_up.numel()
+    each = head.state_up.numel() + head.down.numel() + head.lm_head.numel()
+    return lambda sequences, tokens: (once + tokens * each) / num_target_weights * curve(sequences, sequences)
+
+
 def scaled(curve: StepSeconds, plain: float) -> StepSeconds:
     """As steep as `curve`, for a machine on which one sequence's step takes `plain` seconds."""
     unit = plain / curve(1, 1)
@@ -120,12 +144,14 @@ def scaled(curve: StepSeconds, plain: float) -> StepSeconds:
 
 def table_of(bills: Mapping[str, Mapping[str, Bill]], plain: Mapping[str, float], *, title: str) -> Table:
     """A row per stream and drafters, first by step times alone, then with drafting; last all streams alike."""
-    table = Table("stream", "drafters", "E", "goodput", "of oracle", "drafting", "goodput", "of oracle", title=title)
+    share = "of oracle"
+    table = Table("stream", "drafters", "E", share, "goodput", share, "drafting", "goodput", share, title=title)
     ratios: dict[str, list[tuple[float, float]]] = {}
     for stream, by_drafters in bills.items():
         alone = [by_drafters[name] for name in ALONE]
-        oracle = oracle_seconds([bill.steps_of_request for bill in alone])
-        paid_oracle = oracle_seconds([bill.seconds_of_request for bill in alone])
+        fewest = oracle_sum([bill.turns_of_request for bill in alone])
+        oracle = oracle_sum([bill.steps_of_request for bill in alone])
+        paid_oracle = oracle_sum([bill.seconds_of_request for bill in alone])
         for name, bill in by_drafters.items():
             ratio, paid = plain[stream] / bill.step_seconds, plain[stream] / bill.seconds
             ratios.setdefault(name, []).append((ratio, paid))
@@ -133,6 +159,7 @@ def table_of(bills: Mapping[str, Mapping[str, Bill]], plain: Mapping[str, float]
                 stream,
                 name,
                 f"{bill.acceptance_length:.2f}",
+                f"{fewest / bill.steps:.1%}",
                 f"{ratio:.2f}",
                 f"{oracle / bill.step_seconds:.1%}",
                 f"{bill.drafting_seconds / bill.step_seconds:.1%} of step",
@@ -141,13 +168,13 @@ def table_of(bills: Mapping[str, Mapping[str, Bill]], plain: Mapping[str, float]
             )
     for name, of_streams in ratios.items():
         ratio, paid = (harmonic_mean(each) for each in zip(*of_streams, strict=True))
-        table.add_row("all alike", name, "", f"{ratio:.2f}", "", "", f"{paid:.2f}", "")
+        table.add_row("all alike", name, "", "", f"{ratio:.2f}", "", "", f"{paid:.2f}", "")
     return table
 
 
-def oracle_seconds(alone: Sequence[Mapping[str, float]]) -> float:
-    """Of the cheapest drafter of each request; `alone`: seconds by request, of each drafter."""
-    return sum(min(seconds[request_id] for seconds in alone) for request_id in alone[0])
+def oracle_sum(alone: Sequence[Mapping[str, float]]) -> float:
+    """Of the best drafter of each request; `alone`: steps or seconds by request, of each drafter."""
+    return sum(min(spent[request_id] for spent in alone) for request_id in alone[0])
 
 
 def _from_traffic(traffic: Path, head: str, loaded: LoadedModel) -> list[Judged]:
@@ -165,9 +192,8 @@ def _from_traffic(traffic: Path, head: str, loaded: LoadedModel) -> list[Judged]
     ]
 
 
-def _from_answers(folder: Path, traffic: Path, head: str, model: Path, loaded: LoadedModel) -> list[Judged]:
+def _from_answers(folder: Path, design: RecurrentDesign, draft_token_ids: Tensor, loaded: LoadedModel) -> list[Judged]:
     asked = {of.name: of for of in streams(learned=300, judged=40, seed=STREAM_SEED)}
-    design, draft_token_ids = _design(traffic, head, model)
     found = []
     for name in FROM_ANSWERS:
         answers = read(folder, name)

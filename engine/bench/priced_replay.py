@@ -26,13 +26,14 @@ CAP, HEAD_CAP = 16, 4  # most tokens of a draft, and of a head's own
 class Bill:
     """`step_seconds` by the curve; `drafting_seconds`: of look-up here and of the head as stated.
 
-    Of each request: its steps' seconds, and those with their drafting.
+    Of each request: how many steps it took, their seconds, and those with their drafting.
     """
 
     tokens: int = 0
     steps: int = 0
     step_seconds: float = 0.0
     drafting_seconds: float = 0.0
+    turns_of_request: dict[str, float] = field(default_factory=dict)
     steps_of_request: dict[str, float] = field(default_factory=dict)
     seconds_of_request: dict[str, float] = field(default_factory=dict)
 
@@ -78,8 +79,13 @@ def replayed(
         bill.drafting_seconds += drafting
         for advance in step.advances:
             bill.tokens += advance.num_emitted
-            for known, spent in ((bill.steps_of_request, seconds), (bill.seconds_of_request, seconds + drafting)):
-                known[advance.request_id] = known.get(advance.request_id, 0.0) + spent / len(step.advances)
+            share = 1 / len(step.advances)
+            for known, spent in (
+                (bill.turns_of_request, 1.0),
+                (bill.steps_of_request, share * seconds),
+                (bill.seconds_of_request, share * (seconds + drafting)),
+            ):
+                known[advance.request_id] = known.get(advance.request_id, 0.0) + spent
     return bill
 
 

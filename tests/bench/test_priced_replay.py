@@ -3,11 +3,13 @@
 import pytest
 import torch
 
+from bench.drafter_tournament import CARD_READ_SECONDS, CARD_ROW_SECONDS, card
 from bench.head_judging import Drafted, PricedHead
-from bench.head_mixture import oracle_seconds
+from bench.head_mixture import by_native_call, by_weights_read, oracle_sum
 from bench.head_table import per_token
 from bench.priced_replay import look_up, plain_seconds, replayed
 from bowsprit_engine.speculation.replay import Recording
+from bowsprit_engine.training.head import HeadShape, RecurrentHead, TargetRows
 
 STEP = 1000.0  # seconds: beside them this machine's own are nothing
 TOKENS = tuple(range(100, 141))  # nothing that look-up could find
@@ -45,6 +47,7 @@ def test_a_heads_drafts_are_paid_as_stated():
     assert bill.acceptance_length > 3
     assert bill.drafting_seconds == pytest.approx(head.stated_seconds, abs=STEP / 10)
     assert head.stated_seconds > 4.0
+    assert bill.turns_of_request == {"7": bill.steps}
     assert bill.steps_of_request == {"7": pytest.approx(bill.step_seconds)}
     assert bill.seconds_of_request == {"7": pytest.approx(bill.seconds)}
 
@@ -58,6 +61,14 @@ def test_a_head_is_not_asked_where_its_price_is_more_than_it_brings():
     assert bills[1].acceptance_length > 3
 
 
+def test_requests_that_share_steps_share_their_seconds_and_count_them_each():
+    """Two at a time: as many turns as alone, half the seconds."""
+    bill = replayed([recording("7"), recording("8")], [], None, curve=flat, batch=2)
+    turns = len(TOKENS) - 1
+    assert bill.turns_of_request == {"7": turns, "8": turns}
+    assert bill.steps_of_request == {"7": pytest.approx(turns * STEP / 2), "8": pytest.approx(turns * STEP / 2)}
+
+
 def test_plain_decoding_takes_a_step_per_token_after_the_first():
     """Whoever could draft."""
     assert plain_seconds([recording()], curve=flat) == (len(TOKENS) - 1) * STEP
@@ -65,7 +76,7 @@ def test_plain_decoding_takes_a_step_per_token_after_the_first():
 
 def test_the_oracle_takes_each_requests_cheapest_drafter():
     """Not the drafter that is cheapest over all."""
-    assert oracle_seconds([{"a": 1.0, "b": 5.0}, {"a": 4.0, "b": 3.0}]) == 4.0
+    assert oracle_sum([{"a": 1.0, "b": 5.0}, {"a": 4.0, "b": 3.0}]) == 4.0
 
 
 def test_a_draft_is_priced_by_its_tokens():
@@ -74,3 +85,25 @@ def test_a_draft_is_priced_by_its_tokens():
     assert [price(1, tokens) for tokens in (2, 4, 6)] == [1.0, 2.0, 2.5]
     with pytest.raises(ValueError, match="for 2 sequences"):
         price(2, 4)
+
+
+def small_head():
+    """Of hidden size 4, width 3, and 5 tokens: 24 weights once a call, 24 + 12 + 20 for each token."""
+    target = TargetRows(draft_token_ids=torch.arange(5), lm_head=torch.ones(5, 4), final_norm=torch.ones(4))
+    return RecurrentHead(HeadShape(hidden_size=4, intermediate_size=3, rms_norm_eps=1e-5), target)
+
+
+def test_on_a_card_a_head_costs_the_share_of_the_weights_that_it_reads():
+    """Once for the emitted token, then by the drafted ones; sequences are free as long as their arithmetic is."""
+    price = by_weights_read(small_head(), 1000, card)
+    assert price(1, 1) == pytest.approx(0.080 * CARD_READ_SECONDS)
+    assert price(1, 4) == pytest.approx(0.248 * CARD_READ_SECONDS)
+    assert price(8, 4) == price(1, 4)
+    assert price(200, 4) == pytest.approx(0.248 * 200 * CARD_ROW_SECONDS)
+
+
+def test_on_this_machine_a_head_costs_a_native_call():
+    """With each token and each further sequence as they were measured."""
+    price = by_native_call(flat)
+    assert price(1, 4) == pytest.approx(0.061 * STEP)
+    assert price(8, 4) == pytest.approx(0.061 * 1.21 * STEP)
