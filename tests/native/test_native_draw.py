@@ -95,6 +95,26 @@ def test_tokens_of_a_large_vocabulary_are_those_of_the_definition():
     assert torch.equal(reference.draw(*arguments), native.draw(*arguments))
 
 
+@pytest.mark.parametrize("temperature", [1e-6, 1e-4, 0.05, 1.0, 4.0])
+@pytest.mark.parametrize("step", [0.0, 0.25])
+def test_tokens_passed_over_for_their_noise_could_not_have_won(temperature, step):
+    """Whole vocabularies at once, sums so large that noise is lost in rounding, and equal values."""
+    logits = some_logits(8, vocab=20_003, scale=3.0)
+    arguments = draws((logits / step).round() * step if step else logits, temperature=temperature)
+
+    assert torch.equal(reference.draw(*arguments), native.draw(*arguments))
+
+
+def test_an_unlikely_token_wins_where_the_likeliest_has_the_least_noise():
+    """Its value alone is above the likeliest's sum, so it wins with noise below zero, at 9 of 200,000 positions."""
+    positions = torch.tensor([6960, 12563, 51018, 61437, 90450, 101219, 154843, 195652, 199806])
+    logits = torch.tensor([[0.0, -2.001]]).repeat(len(positions), 1)
+    arguments = (*draws(logits)[:-1], positions)
+
+    assert torch.equal(torch.ones_like(positions), reference.draw(*arguments))
+    assert torch.equal(torch.ones_like(positions), native.draw(*arguments))
+
+
 def test_equal_values_go_to_the_lowest_id():
     """Greedy ties, in one vector of eight and across several."""
     logits = torch.zeros(3, VOCAB)

@@ -13,7 +13,6 @@ namespace {
 
 constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
 constexpr float kHighestNoise = 17.0f;  // -log(-log(1 - 2^-24)) is 16.64
-constexpr float kLowestNoise = -3.0f;   // -log(-log(2^-24)) is -2.82
 
 struct Wide {  // 32 x 32 bit products of 8 lanes
   __m256i high, low;
@@ -61,12 +60,45 @@ inline __m256 logarithm(__m256 x) {
   return _mm256_fmadd_ps(exponent, _mm256_set1_ps(0.693359375f), _mm256_add_ps(m, p));
 }
 
-inline __m256 gumbel(__m256i token_ids, uint64_t seed, uint64_t position) {
-  const __m256i words = _mm256_srli_epi32(philox_words(token_ids, seed, position), 9);
+// The 23 bits of a token's word that its noise is made of: more of them, more noise.
+inline __m256i noise_bits(__m256i token_ids, uint64_t seed, uint64_t position) {
+  return _mm256_srli_epi32(philox_words(token_ids, seed, position), 9);
+}
+
+inline __m256 gumbel_of(__m256i words) {
   const __m256 u = _mm256_mul_ps(_mm256_add_ps(_mm256_cvtepi32_ps(words), _mm256_set1_ps(0.5f)),
                                  _mm256_set1_ps(1.0f / 8388608.0f));
   const __m256 sign = _mm256_set1_ps(-0.0f);
   return _mm256_xor_ps(logarithm(_mm256_xor_ps(logarithm(u), sign)), sign);
+}
+
+inline __m256 gumbel(__m256i token_ids, uint64_t seed, uint64_t position) {
+  return gumbel_of(noise_bits(token_ids, seed, position));
+}
+
+// Values with the noise of these bits; -inf where not `wanted`.
+inline __m256 noisy(__m256 values, __m256 wanted, __m256i bits) {
+  return _mm256_blendv_ps(_mm256_set1_ps(kMinusInfinity), _mm256_add_ps(values, gumbel_of(bits)), wanted);
+}
+
+// Per whole number n from 1: with fewer noise bits than this, noise is below n. Rounded down by more than the
+// logarithms' errors together, so that it may be asked before they are computed. Of 0 none: a value that misses nothing
+// may win with noise below 0.
+struct LeastBits {
+  static constexpr int kNum = 32;
+  alignas(32) int32_t of[kNum] = {};
+  LeastBits() {
+    for (int n = 1; n < kNum; n++) of[n] = std::max(0, static_cast<int>(8388608.0 * std::exp(-std::exp(0.01 - n))) - 2);
+  }
+};
+const LeastBits kLeastBits;
+
+// Lanes whose noise may lift their value to `best`: all but those that certainly stay below.
+inline __m256 may_reach(__m256 best, __m256 values, __m256i bits) {
+  const __m256 missing = _mm256_max_ps(_mm256_sub_ps(best, values), _mm256_setzero_ps());
+  const __m256i whole = _mm256_cvttps_epi32(_mm256_min_ps(missing, _mm256_set1_ps(LeastBits::kNum - 1)));
+  const __m256i least = _mm256_i32gather_epi32(kLeastBits.of, whole, 4);
+  return _mm256_castsi256_ps(_mm256_xor_si256(_mm256_cmpgt_epi32(least, bits), _mm256_set1_epi32(-1)));
 }
 
 // The best value of each lane so far and its token; equal values keep the earlier, lower id.
@@ -102,22 +134,13 @@ inline __m256i lanes_from(int64_t first) {
   return _mm256_add_epi32(_mm256_set1_epi32(static_cast<int>(first)), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
 }
 
-// `values` holds a multiple of 8, padded with -inf.
-int64_t argmax(const float* values, int64_t padded, float& highest) {
-  Best best;
-  for (int64_t i = 0; i < padded; i += 8) best.offer(_mm256_loadu_ps(values + i), lanes_from(i));
-  int64_t id;
-  best.reduce(highest, id);
-  return id;
-}
-
-// The likeliest of values that nobody scaled or padded; NaN is never it.
-int64_t likeliest_of(const float* logits, int64_t vocab_size) {
+// The first of the highest; NaN is never it. 0 where nothing is above -inf.
+int64_t argmax(const float* values, int64_t count, float& highest) {
   Best best[4];  // four chains of comparisons at once
-  const int64_t whole = vocab_size / 32 * 32;
+  const int64_t whole = count / 32 * 32;
   for (int64_t i = 0; i < whole; i += 32)
-    for (int64_t j = 0; j < 4; j++) best[j].offer(_mm256_loadu_ps(logits + i + 8 * j), lanes_from(i + 8 * j));
-  float highest = kMinusInfinity;
+    for (int64_t j = 0; j < 4; j++) best[j].offer(_mm256_loadu_ps(values + i + 8 * j), lanes_from(i + 8 * j));
+  highest = kMinusInfinity;
   int64_t winner = 0;
   const auto offer = [&](float value, int64_t id) {
     if (value > highest || (value == highest && value != kMinusInfinity && id < winner)) {
@@ -131,7 +154,7 @@ int64_t likeliest_of(const float* logits, int64_t vocab_size) {
     chain.reduce(value, id);
     offer(value, id);
   }
-  for (int64_t i = whole; i < vocab_size; i++) offer(logits[i], i);
+  for (int64_t i = whole; i < count; i++) offer(values[i], i);
   return winner;
 }
 
@@ -174,6 +197,37 @@ float filter_threshold(const float* scaled, int64_t vocab_size, float highest, c
   return std::min(threshold, highest);
 }
 
+// The winner with noise among values from `threshold` on. The likely ones are drawn first. Noise has a largest value, so
+// others far below the best of their sums can't win and their noise isn't computed; nor is that of lanes whose bits are
+// too few to get there. Two ulps of that sum are left to rounding, so that what is skipped is below it, never equal.
+int64_t noisiest(const float* scaled, int64_t padded, float highest, float threshold, const DrawParams& params) {
+  const __m256 likely = _mm256_set1_ps(std::max(threshold, highest - 2.0f));
+  Best best, rest;
+  for (int64_t i = 0; i < padded; i += 8) {
+    const __m256 values = _mm256_loadu_ps(scaled + i);
+    const __m256 is_likely = _mm256_cmp_ps(values, likely, _CMP_GE_OQ);
+    if (_mm256_movemask_ps(is_likely) == 0) continue;
+    const __m256i token_ids = lanes_from(i);
+    best.offer(noisy(values, is_likely, noise_bits(token_ids, params.seed, params.position)), token_ids);
+  }
+  float sum, other_sum;
+  int64_t winner, other;
+  best.reduce(sum, winner);
+  const float reached = sum - std::abs(sum) * 2.4e-7f;
+  const __m256 least = _mm256_set1_ps(std::max(threshold, reached - kHighestNoise));
+  for (int64_t i = 0; i < padded; i += 8) {
+    const __m256 values = _mm256_loadu_ps(scaled + i);
+    __m256 can_win =
+        _mm256_and_ps(_mm256_cmp_ps(values, least, _CMP_GE_OQ), _mm256_cmp_ps(values, likely, _CMP_LT_OQ));
+    if (_mm256_movemask_ps(can_win) == 0) continue;
+    const __m256i token_ids = lanes_from(i), bits = noise_bits(token_ids, params.seed, params.position);
+    can_win = _mm256_and_ps(can_win, may_reach(_mm256_set1_ps(reached), values, bits));
+    if (_mm256_movemask_ps(can_win)) rest.offer(noisy(values, can_win, bits), token_ids);
+  }
+  rest.reduce(other_sum, other);
+  return other_sum > sum || (other_sum == sum && other < winner) ? other : winner;
+}
+
 }  // namespace
 
 void philox(uint64_t seed, uint64_t position, uint32_t first, int64_t count, uint32_t* words) {
@@ -185,7 +239,8 @@ void philox(uint64_t seed, uint64_t position, uint32_t first, int64_t count, uin
 }
 
 int64_t draw(const float* logits, int64_t vocab_size, const DrawParams& params, std::vector<float>& scratch) {
-  if (params.temperature == 0.0f) return likeliest_of(logits, vocab_size);
+  float highest;
+  if (params.temperature == 0.0f) return argmax(logits, vocab_size, highest);
   const int64_t padded = (vocab_size + 7) / 8 * 8;
   scratch.resize(padded);
   float* scaled = scratch.data();
@@ -194,26 +249,9 @@ int64_t draw(const float* logits, int64_t vocab_size, const DrawParams& params, 
     scaled[i] = value == value ? value : kMinusInfinity;  // NaN is the caller's to report; sorting needs an order
   }
   std::fill(scaled + vocab_size, scaled + padded, kMinusInfinity);
-  float highest;
   const int64_t likeliest = argmax(scaled, padded, highest);
   if (!std::isfinite(highest)) return likeliest;
-
-  const float threshold = filter_threshold(scaled, vocab_size, highest, params);
-  // Noise lies between two bounds, so tokens far below the likeliest can't win, and their noise isn't computed.
-  const float least = std::max(threshold, highest + kLowestNoise - kHighestNoise);
-  Best best;
-  for (int64_t i = 0; i < padded; i += 8) {
-    const __m256 values = _mm256_loadu_ps(scaled + i);
-    const __m256 can_win = _mm256_cmp_ps(values, _mm256_set1_ps(least), _CMP_GE_OQ);
-    if (_mm256_movemask_ps(can_win) == 0) continue;
-    const __m256i token_ids = lanes_from(i);
-    const __m256 sums = _mm256_add_ps(values, gumbel(token_ids, params.seed, params.position));
-    best.offer(_mm256_blendv_ps(_mm256_set1_ps(kMinusInfinity), sums, can_win), token_ids);
-  }
-  float value;
-  int64_t id;
-  best.reduce(value, id);
-  return id;
+  return noisiest(scaled, padded, highest, filter_threshold(scaled, vocab_size, highest, params), params);
 }
 
 int64_t draw_among(float* scores, const int32_t* token_ids, int64_t count, float temperature, uint64_t seed,
