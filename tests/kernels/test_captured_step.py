@@ -175,6 +175,18 @@ def test_no_draw_after_the_start_compiles_a_kernel(runner, card):
     assert set(card.launched[begin:]) - card.launched_at_start == set()
 
 
+def test_no_product_of_a_loaded_head_compiles_a_kernel(runner, card):
+    """Drafts for any number of sequences; of a weight that is cut where the model's own are not."""
+    product = runner.linear(torch.empty(1024, 4096, device=CUDA))
+    compiled, begin = set(card.launched), len(card.launched)
+
+    for count in (1, 17, 33, 65, 200):
+        assert product(torch.empty(count, 4096, device=CUDA)).shape == (count, 1024)
+
+    assert {kernel for kernel, *_ in card.launched[begin:]} == {"_gemm_kernel"}
+    assert set(card.launched[begin:]) - compiled == set()
+
+
 def test_a_replayed_step_hands_out_copies_on_the_device(runner):
     """Of as many rows as it was asked for."""
     output = runner.forward(on_card(rows(([5, 6, 7], 4, [2]))))
