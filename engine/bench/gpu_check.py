@@ -3,10 +3,12 @@
     make gpu-check GPU_CHECK="--output FOLDER"        (or: PYTHONPATH=engine python3 -m bench.gpu_check ...)
 
 Needs torch, triton and numpy, no network and no weights: Llama 3.1 8B's shape with random ones, about 30 GB of the
-card's memory, under ten minutes; --quick takes three. Each part runs in a process of its own and within its own time,
-so that one that breaks the device costs no other; --only TITLE runs one again. FOLDER gets report.md, with the card's
-name, and results.json, both written anew with every record. Exits with 1 when a check fails or a part breaks or has no
-time left, with 2 when there is no CUDA device. --rehearse runs it all in small on the CPU, in Triton's interpreter.
+card's memory, under ten minutes; --quick takes three. Where pydantic or llguidance is missing, the engine as a whole
+and a head are not checked, which the verdict says: `make gpu-packages` makes .gpu-packages to carry there. Each part
+runs in a process of its own and within its own time, so that one that breaks the device costs no other; --only TITLE
+runs one again. FOLDER gets report.md, with the card's name, and results.json, both written anew with every record.
+Exits with 1 when a check fails or a part breaks or has no time left, with 2 when there is no CUDA device. --rehearse
+runs it all in small on the CPU, in Triton's interpreter.
 Decides when parts run; what each measures is its module's subject (bench/gpu).
 """
 
@@ -27,7 +29,19 @@ import torch
 from bench.gpu import report
 from bench.gpu.part_process import Outcome, PartProcess, run_together
 from bench.gpu.parts import PARTS, Part
-from bench.gpu.records import Bandwidth, Card, Check, Decoding, Note, PeerSpeed, Record, StepTime, faults, to_line
+from bench.gpu.records import (
+    Bandwidth,
+    Card,
+    Check,
+    Decoding,
+    NotChecked,
+    Note,
+    PeerSpeed,
+    Record,
+    StepTime,
+    faults,
+    to_line,
+)
 from bench.gpu.scale import FULL, QUICK, SMALL, Scale
 
 NO_DEVICE = 2
@@ -55,6 +69,12 @@ class GpuCheck:
             if outcome.state not in ("ok", "running")
         ]
         return wrong + ended
+
+    @property
+    def not_checked(self) -> list[str]:
+        """What a package was missing for."""
+        found = [record for outcome in self._outcomes.values() for record in outcome.records]
+        return [record.name for record in found if isinstance(record, NotChecked)]
 
     def run(self, parts: Sequence[Part]) -> None:
         """Those that time nothing side by side, then the others in turn."""
@@ -117,7 +137,10 @@ class GpuCheck:
 
     def verdict(self) -> str:
         seconds = time.monotonic() - self._begin
-        return f"gpu-check: {'FAILED: ' + '; '.join(self.failed) if self.failed else 'ok'}; {seconds:.0f} s\n"
+        words = f"FAILED: {'; '.join(self.failed)}" if self.failed else "ok"
+        if self.not_checked:
+            words += f"; NOT CHECKED: {'; '.join(self.not_checked)}"
+        return f"gpu-check: {words}; {seconds:.0f} s\n"
 
 
 def _section(outcome: Outcome) -> str:
@@ -138,6 +161,8 @@ def _in_short(record: Record) -> str:
             return report.card_line(record)
         case Note():
             return record.text
+        case NotChecked():
+            return f"NOT CHECKED: {record.reason}"
         case Check():
             return f"{record.name}: {record.error:.3g} of {record.limit:.3g}: {'ok' if record.is_ok else 'WRONG'}"
         case Bandwidth():

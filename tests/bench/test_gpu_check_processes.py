@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import sys
+from types import SimpleNamespace
 from unittest.mock import Mock
 
 import pytest
 import torch
 
 from bench import gpu_check
+from bench.gpu import parts
 from bench.gpu.parts import Part
-from bench.gpu.records import Bandwidth, Card, Check, Decoding, Note, PeerSpeed, StepTime, from_line, to_line
+from bench.gpu.records import (
+    Bandwidth,
+    Card,
+    Check,
+    Decoding,
+    NotChecked,
+    Note,
+    PeerSpeed,
+    StepTime,
+    from_line,
+    to_line,
+)
 from bench.gpu.scale import SMALL
 
 FINDS = "import sys; open(sys.argv[1], 'a').write({lines!r})"
@@ -112,6 +126,7 @@ RECORDS = [
         python="3.12.3",
     ),
     Note(text="a | b"),
+    NotChecked(name="engine_check", reason="a | b"),
     RIGHT,
     Bandwidth(name="copy", num_bytes=8, seconds=2.0, torch_seconds=1.0),
     StepTime(batch=1, rows=2, seconds=0.5),
@@ -153,7 +168,32 @@ def test_a_part_whose_packages_are_missing_says_so(monkeypatch):
 
     found = list(gpu_check.PARTS["Checks: engine"].run(SMALL, torch.device("cpu")))
 
-    assert found == [Note(text="Not checked: No module named 'llguidance'.")]
+    reason = "No module named 'llguidance'; `make gpu-packages` makes a folder to carry there"
+    assert found == [NotChecked(name="engine_check", reason=reason)]
+
+
+def test_the_verdict_names_what_was_not_checked(tmp_path):
+    """Nothing is wrong by it, and nobody may take it for right."""
+    check = checking(tmp_path, {"engine": finding(RIGHT, NotChecked(name="engine_check", reason="a package"))})
+    check.run([part("engine")])
+
+    assert check.failed == []
+    assert check.verdict().startswith("gpu-check: ok; NOT CHECKED: engine_check; ")
+
+
+def test_packages_that_were_carried_are_found_after_the_machines_own(monkeypatch, tmp_path):
+    """So that a machine with another version of one keeps it."""
+    (tmp_path / "carried_package.py").write_text("")
+    monkeypatch.setattr(parts, "CARRIED", tmp_path)
+    monkeypatch.setattr("sys.path", list(sys.path))
+    origin = importlib.util.find_spec
+    engine_check = SimpleNamespace(run=lambda scale, device: [Note(text=origin("carried_package").origin)])
+    monkeypatch.setattr("importlib.import_module", Mock(return_value=engine_check))
+
+    found = list(gpu_check.PARTS["Checks: engine"].run(SMALL, torch.device("cpu")))
+
+    assert found == [Note(text=str(tmp_path / "carried_package.py"))]
+    assert sys.path[-1] == str(tmp_path)
 
 
 @pytest.mark.parametrize("fault", [ImportError("cannot import name 'x'"), ModuleNotFoundError(name="bench.gpu.gone")])

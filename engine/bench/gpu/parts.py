@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import platform
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ import torch
 import triton
 
 from bench.gpu import checks, decoding, speed, transformers_peer
-from bench.gpu.records import Card, Check, Decoding, Note, PeerSpeed, Record, StepTime
+from bench.gpu.records import Card, Check, Decoding, NotChecked, Note, PeerSpeed, Record, StepTime
 from bench.gpu.scale import ODD, SMALL, Scale
 from bench.gpu.step_rows import blocks_per_sequence
 from bowsprit_engine.core.runner import Runner
@@ -70,18 +71,24 @@ def _odd_shapes(scale: Scale, device: torch.device) -> Iterator[Check]:
 
 
 _OURS = frozenset({"bench", "bowsprit_engine", "bowsprit_policy"})
+CARRIED = Path(__file__).parents[3] / ".gpu-packages"  # of `make gpu-packages`
 
 
 def _with_the_engine(name: str) -> Callable[[Scale, torch.device], Iterator[Record]]:
-    """A module that needs the engine's own packages (pydantic, llguidance), which a machine with a card may lack."""
+    """A module that needs the engine's own packages (pydantic, llguidance), which a machine with a card may lack.
+
+    What was carried there serves after what that machine has itself.
+    """
 
     def run(scale: Scale, device: torch.device) -> Iterator[Record]:
+        if str(CARRIED) not in sys.path:
+            sys.path.append(str(CARRIED))
         try:
             module = importlib.import_module(f"bench.gpu.{name}")
         except ModuleNotFoundError as error:
             if (error.name or "").partition(".")[0] in _OURS:
                 raise
-            yield Note(text=f"Not checked: {error}.")
+            yield NotChecked(name=name, reason=f"{error}; `make gpu-packages` makes a folder to carry there")
             return
         yield from module.run(scale, device)
 

@@ -33,6 +33,15 @@ class Note:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class NotChecked:
+    """What should have been looked at, and why it was not."""
+
+    kind: ClassVar[str] = "not_checked"
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Check:
     """`error`: the largest difference by the largest value, or a count of what differs; at most `limit`."""
 
@@ -99,9 +108,9 @@ class PeerSpeed:
     tokens_per_second: float
 
 
-Record = Card | Note | Check | Bandwidth | StepTime | Decoding | PeerSpeed
+Record = Card | Note | NotChecked | Check | Bandwidth | StepTime | Decoding | PeerSpeed
 KINDS: dict[str, type[Record]] = {
-    record.kind: record for record in (Card, Note, Check, Bandwidth, StepTime, Decoding, PeerSpeed)
+    record.kind: record for record in (Card, Note, NotChecked, Check, Bandwidth, StepTime, Decoding, PeerSpeed)
 }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from bench.gpu.records import Bandwidth, Card, Check, Decoding, Note, PeerSpeed, Record, StepTime
+from bench.gpu.records import Bandwidth, Card, Check, Decoding, NotChecked, Note, PeerSpeed, Record, StepTime
 
 
 def card_line(card: Card) -> str:
@@ -18,6 +18,7 @@ def tables(records: Sequence[Record]) -> str:
     """What a part found, kind after kind."""
     found = [
         *(f"{note.text}\n" for note in records if isinstance(note, Note)),
+        *(f"**Not checked**: {left.reason}\n" for left in records if isinstance(left, NotChecked)),
         _checks([record for record in records if isinstance(record, Check)]),
         _bandwidths([record for record in records if isinstance(record, Bandwidth)]),
         _steps([record for record in records if isinstance(record, StepTime)]),
