@@ -1,6 +1,6 @@
 """`make exactness`: 500 real prompts, greedy and sampled, with speculation against plain, token by token.
 
-Decides which prompts are asked, how they are drafted and what counts as equal: all tokens, the log-probability of each
+Decides which prompts are asked and what counts as equal: all tokens, the log-probability of each
 to the last bit, and the end. Plain is one request at a time without drafts and without a prefix cache; the other
 side is a batch of eight, rounds with other drafters and K in turn, and a KV cache that holds three of the eight at full
 length.
@@ -12,7 +12,6 @@ set of draftings.
 from __future__ import annotations
 
 import json
-import random
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -27,6 +26,7 @@ from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from bench.exactness_draftings import DRAFTINGS, Drafting
 from bench.exported_weights import packaged_model
 from bench.prompts import human_eval_programs
 from bench.streams import mixed_stream
@@ -34,10 +34,7 @@ from bowsprit_engine.core.engine import Engine
 from bowsprit_engine.core.request import FinishReason, Request, SamplingParams, SpeculationParams, StepOutput
 from bowsprit_engine.core.settings import EngineSettings
 from bowsprit_engine.models import LoadedModel, load_model
-from bowsprit_engine.speculation.drafters.base import Draft, DraftContext, Drafter
-from bowsprit_engine.speculation.drafters.ngram import NGramDrafter
-from bowsprit_engine.speculation.drafters.suffix import SuffixDrafter
-from bowsprit_policy.wire import DrafterState, DrafterType
+from bowsprit_engine.speculation.drafters.base import Drafter
 
 MAX_MODEL_LEN = 640
 MAX_PROMPT = 512
@@ -51,59 +48,6 @@ SAMPLED: dict[str, Any] = {"temperature": 0.8, "top_p": 0.95}
 console = Console(highlight=False, soft_wrap=True)
 
 
-class RandomTokens:
-    """The worst drafter: any tokens, as many as it may."""
-
-    type = DrafterType.HEAD
-    state = DrafterState.ACTIVE
-    reason = ""
-    revision: str | None = None
-
-    def __init__(self, *, name: str, vocab_size: int) -> None:
-        self.name = name
-        self._vocab_size = vocab_size
-        self._dice = random.Random(5)
-
-    def propose(self, contexts: Sequence[DraftContext]) -> list[Draft]:
-        return [
-            Draft(token_ids=tuple(self._dice.randrange(self._vocab_size) for _ in range(context.max_draft_tokens)))
-            for context in contexts
-        ]
-
-    def forget(self, request_id: str) -> None:
-        """Nothing is kept."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Drafting:
-    """How the rounds of one kind are drafted."""
-
-    name: str
-    draft_tokens: int
-    drafters: Callable[[int], list[Drafter]]  # from the vocabulary's size
-
-
-def _suffix(_: int) -> list[Drafter]:
-    return [SuffixDrafter(name="suffix")]
-
-
-def _ngram(_: int) -> list[Drafter]:
-    return [NGramDrafter(name="ngram")]
-
-
-def _ngram_else_random(vocab_size: int) -> list[Drafter]:
-    return [NGramDrafter(name="ngram"), RandomTokens(name="random", vocab_size=vocab_size)]
-
-
-DRAFTINGS = (
-    Drafting(name="suffix, K = 8", draft_tokens=8, drafters=_suffix),
-    Drafting(name="n-gram, K = 4", draft_tokens=4, drafters=_ngram),
-    Drafting(name="n-gram, else random, K = 3", draft_tokens=3, drafters=_ngram_else_random),
-    Drafting(name="n-gram, K = 16", draft_tokens=16, drafters=_ngram),
-    Drafting(name="n-gram, else random, K = 1", draft_tokens=1, drafters=_ngram_else_random),
-)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
     """One comparison: a prompt and how it is answered."""
@@ -115,20 +59,27 @@ class Question:
 
 @dataclass(slots=True, kw_only=True)
 class Answer:
-    """All that is compared."""
+    """All that is compared, and how much of it was drafted."""
 
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     finish_reason: FinishReason | None = None
+    num_drafted: int = field(default=0, compare=False)
+    num_accepted: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """One compared answer. `first_difference`: index of the first token that differs; None where all is equal."""
+    """One compared answer. `first_difference`: index of the first token that differs; None where all is equal.
+
+    `num_drafted`: tokens that were verified; where none were, equality says nothing.
+    """
 
     name: str
     drafting: str
     num_tokens: int
+    num_drafted: int
+    num_accepted: int
     first_difference: int | None
 
 
@@ -166,7 +117,13 @@ def kept_under(model_digest: str, accelerator: str, max_tokens: int) -> str:
     """What has to be the same for an earlier run's comparisons to count, as the first line of their file."""
     names = [drafting.name for drafting in DRAFTINGS]
     return json.dumps(
-        {"model": model_digest, "computed by": accelerator, "max_tokens": max_tokens, "drafted by": names}
+        {
+            "model": model_digest,
+            "computed by": accelerator,
+            "max_tokens": max_tokens,
+            "drafted by": names,
+            "kept": list(Outcome.__slots__),
+        }
     )
 
 
@@ -199,6 +156,8 @@ def compared(
             name=question.name,
             drafting=drafting.name,
             num_tokens=len(one.token_ids),
+            num_drafted=other.num_drafted,
+            num_accepted=other.num_accepted,
             first_difference=first_difference(one, other),
         )
         for question, one, other in zip(asked, plain, drafted, strict=True)
@@ -223,6 +182,9 @@ def answers(engine: Engine, asked: Sequence[Question], on_answer: Callable[[], N
             answer.token_ids.extend(output.token_ids)
             answer.logprobs.extend(entry.logprob for entry in output.logprobs or ())
             answer.finish_reason = output.finish_reason
+            if output.metrics is not None:
+                answer.num_drafted = output.metrics.num_draft_tokens
+                answer.num_accepted = output.metrics.num_accepted_draft_tokens
             if output.finish_reason is not None:
                 on_answer()
                 left.release()
@@ -250,12 +212,20 @@ def answers(engine: Engine, asked: Sequence[Question], on_answer: Callable[[], N
 
 def report(outcomes: Sequence[Outcome]) -> None:
     """One line per drafting and way, then every answer that differs."""
-    table = Table("drafted by", "answered", "answers", "tokens", "equal", title="with speculation against plain")
+    columns = ("drafted by", "answered", "answers", "tokens", "drafted", "accepted", "equal")
+    table = Table(*columns, title="with speculation against plain")
     for drafting in dict.fromkeys(outcome.drafting for outcome in outcomes):
         for way in ("greedy", "sampled"):
             rows = [o for o in outcomes if o.drafting == drafting and o.name.endswith(way)]
             equal = sum(outcome.first_difference is None for outcome in rows)
-            table.add_row(drafting, way, str(len(rows)), str(sum(o.num_tokens for o in rows)), str(equal))
+            counts = (
+                len(rows),
+                sum(outcome.num_tokens for outcome in rows),
+                sum(outcome.num_drafted for outcome in rows),
+                sum(outcome.num_accepted for outcome in rows),
+                equal,
+            )
+            table.add_row(drafting, way, *map(str, counts))
     console.print(table)
     unlike = [outcome for outcome in outcomes if outcome.first_difference is not None]
     for outcome in unlike:

@@ -43,6 +43,17 @@ def test_another_set_of_draftings_begins_anew(monkeypatch):
     assert before != exactness.kept_under("digest", "cpu", 48)
 
 
+def test_a_table_shows_how_much_was_verified_of_what_is_equal(capsys):
+    """Answers that nobody drafted would be equal too."""
+    counts = {"num_tokens": 48, "num_drafted": 31, "num_accepted": 17, "first_difference": None}
+    outcomes = [exactness.Outcome(name=f"{index} greedy", drafting="suffix", **counts) for index in range(2)]
+
+    exactness.report(outcomes)
+
+    row = next(line for line in capsys.readouterr().out.splitlines() if "greedy" in line)
+    assert [cell.strip() for cell in row.strip("│").split("│")] == ["suffix", "greedy", "2", "96", "62", "34", "2"]
+
+
 def test_agreement_is_the_sum_of_its_definition():
     """Tokens that one or both can't draw included."""
     p = torch.tensor([0.5, 0.3, 0.0, 0.2, 0.0], dtype=torch.float64)
