@@ -30,13 +30,15 @@ for name, (result, arguments) in SIGNATURES.items():
 def configure(num_threads):
     return library.bowsprit_configure(num_threads, None, 0)
 
-def draw(num_rows=64, vocab_size=1000):
+def draw(num_rows=64, vocab_size=1000, temperature=0.0):
     size = min(num_rows * vocab_size, 1 << 20)
     zeros, floats, ids = (ctypes.c_int64 * num_rows)(), (ctypes.c_float * size)(), (ctypes.c_int64 * num_rows)()
     floats[5] = 1.0  # the first row's token
     at = ctypes.addressof
-    args = DrawArgs(num_rows=num_rows, vocab_size=vocab_size, logits=at(floats), temperature=at(zeros), top_k=at(zeros),
-                    top_p=at(zeros), min_p=at(zeros), seeds=at(zeros), positions=at(zeros), token_ids=at(ids))
+    temperatures = (ctypes.c_float * num_rows)(*[temperature] * num_rows)
+    args = DrawArgs(num_rows=num_rows, vocab_size=vocab_size, logits=at(floats), temperature=at(temperatures),
+                    top_k=at(zeros), top_p=at(zeros), min_p=at(zeros), seeds=at(zeros), positions=at(zeros),
+                    token_ids=at(ids))
     return ids[0] if library.bowsprit_draw(byref(args)) == 0 else library.bowsprit_last_error().decode()
 """
 
@@ -138,7 +140,7 @@ def test_an_item_that_fails_is_the_callers_error_and_the_pool_goes_on():
     code, written, errors = in_a_child(
         """
         configure(3)
-        print({draw(vocab_size=1 << 60) for attempt in range(200)}, draw())
+        print({draw(vocab_size=1 << 60, temperature=1.0) for attempt in range(200)}, draw())
         """
     )
 

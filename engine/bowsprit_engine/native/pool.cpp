@@ -20,11 +20,12 @@ int64_t thread_nanoseconds() {
   return now.tv_sec * int64_t{1000000000} + now.tv_nsec;
 }
 
-void pin_to(int cpu) {
+// By its maker, so that it is pinned once the pool is there, whenever it first runs.
+void pin(std::thread& worker, int cpu) {
   cpu_set_t set;
   CPU_ZERO(&set);
   CPU_SET(cpu, &set);
-  sched_setaffinity(0, sizeof(set), &set);
+  pthread_setaffinity_np(worker.native_handle(), sizeof(set), &set);
 }
 
 // IEEE arithmetic while this lives, rounding to nearest and with denormals: workers have the modes of the thread that
@@ -112,9 +113,9 @@ struct Pool::Region {
 
 Pool::Pool(int num_threads, const std::vector<int>& cpus) : num_threads_(num_threads) {
   for (int id = 1; id < num_threads; id++) {
-    const int cpu = cpus.empty() ? -1 : cpus[id % cpus.size()];
     try {
-      workers_.emplace_back([this, id, cpu] { serve(id, cpu); });
+      workers_.emplace_back([this, id] { serve(id); });
+      if (!cpus.empty()) pin(workers_.back(), cpus[id % cpus.size()]);
     } catch (...) {
       stop();
       throw;
@@ -136,8 +137,7 @@ std::shared_ptr<Pool::Region> Pool::current() {
   return region_;
 }
 
-void Pool::serve(int id, int cpu) {
-  if (cpu >= 0) pin_to(cpu);
+void Pool::serve(int id) {
   uint32_t seen = 0;
   while (true) {
     uint32_t latest;

@@ -44,7 +44,7 @@ class Pool {
  private:
   struct Region;
 
-  void serve(int id, int cpu);
+  void serve(int id);
   void stop();
   std::shared_ptr<Region> current();
 
