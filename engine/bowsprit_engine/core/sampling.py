@@ -109,7 +109,7 @@ class Sampler:
                 self._penalise(logits, group)
                 self._hold_ends_back(logits, group)
         token_ids: list[int] = self._draw(logits, *_draw_arguments(groups)).tolist()
-        return Drawn(token_ids=token_ids, faults=self._constrain(logits, groups, token_ids) | faults)
+        return Drawn(token_ids=token_ids, faults={**self._constrain(logits, groups, token_ids), **faults})
 
     def _penalise(self, logits: Tensor, group: DrawRows) -> None:
         """Penalties and bias of each row's own context."""
