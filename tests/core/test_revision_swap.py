@@ -6,7 +6,10 @@ import threading
 
 import pytest
 
-from bowsprit_engine.errors import SpeculatorError
+from bowsprit_engine.core import revisions
+from bowsprit_engine.errors import SpeculatorError, WorldError
+from bowsprit_engine.speculation.policy import PolicyExecutor
+from bowsprit_engine.speculation.pool import DrafterPool
 from bowsprit_policy.wire import DrafterLoad, DrafterState
 from fakes import FakeDrafter
 
@@ -16,12 +19,14 @@ PROMPT = [5, 6, 7, 8]
 class RevisedDrafter(FakeDrafter):
     """A head whose weights are the tokens that it proposes."""
 
-    def __init__(self):
+    def __init__(self, while_loading=lambda: None):
         super().__init__(name="head", draft=lambda _: [])
         self.state = DrafterState.EMPTY
         self.swapping_threads = []
+        self.while_loading = while_loading
 
     def load(self, folder, sha256, revision, model_digest):
+        self.while_loading()
         if folder.name == "corrupt":
             raise SpeculatorError(f"{folder}: sha256 differs", reason="Corrupt")
         return revision, [int(folder.name)] * 4
@@ -74,3 +79,45 @@ def test_a_corrupt_revision_leaves_the_one_in_use(serve):
         served.engine.load_drafter("head", DrafterLoad(revision="head-2", uri="file:///claims/corrupt"))
 
     assert served.engine.drafters()[0].revision == "head-1"
+
+
+def test_one_revision_is_loaded_at_a_time_and_nobody_waits_for_ever(serve, monkeypatch):
+    """Memory is budgeted for one beside those in use; a file that hangs must not keep everybody who comes after it."""
+    monkeypatch.setattr(revisions, "PATIENCE_SECONDS", 0.0)
+    refusals = []
+
+    def come_second():
+        with pytest.raises(WorldError, match="another load has not ended") as refused:
+            served.engine.load_drafter("head", DrafterLoad(revision="head-2", uri="file:///claims/2"))
+        refusals.append(refused.value.reason)
+
+    def while_loading():
+        drafter.while_loading = lambda: None
+        second = threading.Thread(target=come_second)
+        second.start()
+        second.join()
+
+    drafter = RevisedDrafter(while_loading)
+    served = serve(drafters=[drafter])
+    first = served.engine.load_drafter("head", DrafterLoad(revision="head-1", uri="file:///claims/1"))
+    third = served.engine.load_drafter("head", DrafterLoad(revision="head-3", uri="file:///claims/3"))
+
+    assert (refusals, first.revision, third.revision) == (["Loading"], "head-1", "head-3")
+
+
+@pytest.mark.parametrize("part", [PolicyExecutor, DrafterPool])
+def test_who_judged_the_old_revision_is_told_of_the_new_one(serve, monkeypatch, part):
+    """Being held at 0, and what its drafts were believed to be worth, are no evidence against the next one."""
+    told = []
+    begin_revision = part.begin_revision
+
+    def hear(self, name):
+        told.append(name)
+        begin_revision(self, name)
+
+    monkeypatch.setattr(part, "begin_revision", hear)
+    served = serve(drafters=[RevisedDrafter()])
+    served.engine.load_drafter("head", DrafterLoad(revision="head-1", uri="file:///claims/1"))
+    served.engine.load_drafter("head", DrafterLoad(revision=None))
+
+    assert told == ["head", "head"]

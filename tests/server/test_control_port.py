@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 
-from bowsprit_engine.errors import CallerError, SpeculatorError
-from bowsprit_policy.wire import DrafterLoad, EngineStats, PolicyStatus, PolicyTable, Profile, TableRow
+from bowsprit_engine.errors import CallerError, SpeculatorError, WorldError
+from bowsprit_policy.wire import DrafterLoad, DrafterStats, EngineStats, PolicyStatus, PolicyTable, Profile, TableRow
 from scripted_engine import ScriptedEngine
 from server.running_server import Serve
 
@@ -82,6 +84,7 @@ async def test_a_speculator_is_loaded_into_the_named_drafter(serve: Serve) -> No
     ("error", "status", "code"),
     [
         (SpeculatorError("made for another model", reason="ModelMismatch"), 422, "ModelMismatch"),
+        (WorldError("another load has not ended", reason="Loading"), 503, "Loading"),
         (CallerError("no drafter 'head'", param="name", code="not_found"), 404, "not_found"),
         (CallerError("drafter 'ngram' has no revisions", param="name"), 400, "invalid_value"),
     ],
@@ -93,6 +96,21 @@ async def test_a_speculator_that_cant_be_loaded_is_refused_with_its_reason(
     server = await serve(ScriptedEngine(load_error=error))
     answer = await server.control.put("/control/v1/drafters/head", json=LOAD.model_dump(mode="json"))
     assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
+
+
+async def test_no_end_of_the_process_waits_for_a_load_that_hangs(serve: Serve) -> None:
+    """The event loop's own threads would be joined, for ever if a mount is gone."""
+    threads: list[threading.Thread] = []
+
+    class Loading(ScriptedEngine):
+        def load_drafter(self, name: str, load: DrafterLoad) -> DrafterStats:
+            threads.append(threading.current_thread())
+            return super().load_drafter(name, load)
+
+    server = await serve(Loading())
+    await server.control.put("/control/v1/drafters/head", json=LOAD.model_dump(mode="json"))
+
+    assert [thread.daemon for thread in threads] == [True]
 
 
 async def test_calls_before_the_model_is_loaded_are_asked_to_come_back(serve: Serve) -> None:

@@ -120,6 +120,10 @@ def test_off_and_fixed_take_no_table(mode, caps):
         ((row(4, ngram=1),), "the last row of a policy table must be unbounded"),
         ((row(4), row(4), row(None)), r"rows must ascend in maxBatchSize, these are \[4, 4, None\]"),
         ((row(None), row(None)), r"rows must ascend in maxBatchSize, these are \[None, None\]"),
+        (
+            (TableRow(drafters=(DrafterCap(name="ngram", draft_tokens=2), DrafterCap(name="ngram", draft_tokens=5))),),
+            r"names each drafter once, this one \['ngram', 'ngram'\]",
+        ),
     ],
 )
 def test_a_malformed_table_is_refused(table, message):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -209,6 +210,35 @@ def test_a_missing_file_is_named(trained: tuple[LearnableRunner, RecurrentHead],
     with pytest.raises(SpeculatorError, match=str(folder / name)) as raised:
         HeadDrafter(name="head", runner=runner).load(folder, None, "m-head-1", DIGEST)
     assert raised.value.reason == "Unreadable"
+
+
+@pytest.mark.parametrize("name", [artifact.CONFIG_FILE, artifact.WEIGHTS_FILE])
+@pytest.mark.timeout(20)
+def test_a_pipe_is_refused_and_not_waited_for(
+    trained: tuple[LearnableRunner, RecurrentHead], folder: Path, name: str
+) -> None:
+    """Whoever opens one waits, and safetensors does so with the interpreter held: every stream would stop."""
+    runner, _ = trained
+    (folder / name).unlink()
+    os.mkfifo(folder / name)
+    other_end = os.open(folder / name, os.O_RDWR)  # else a fault would hold the interpreter, and no timeout end it
+    try:
+        with pytest.raises(SpeculatorError, match="not a regular file") as raised:
+            HeadDrafter(name="head", runner=runner).load(folder, None, "m-head-1", DIGEST)
+    finally:
+        os.close(other_end)
+    assert raised.value.reason == "Unreadable"
+
+
+def test_a_configuration_nested_beyond_reason_is_refused(
+    trained: tuple[LearnableRunner, RecurrentHead], folder: Path
+) -> None:
+    """As any other that is none."""
+    runner, _ = trained
+    (folder / artifact.CONFIG_FILE).write_text("[" * 100_000)
+    with pytest.raises(SpeculatorError, match="not a head's configuration") as raised:
+        HeadDrafter(name="head", runner=runner).load(folder, None, "m-head-1", DIGEST)
+    assert raised.value.reason == "InvalidConfig"
 
 
 def _with(name: str, index: int, value: float) -> Callable[[dict[str, Tensor]], dict[str, Tensor]]:

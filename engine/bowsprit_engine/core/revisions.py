@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 
-from bowsprit_engine.errors import CallerError
+from bowsprit_engine.errors import CallerError, WorldError
 from bowsprit_engine.models.uri import resolve_uri
 from bowsprit_engine.speculation.drafters.base import Drafter, LoadableDrafter, ShadowableDrafter
 from bowsprit_engine.speculation.shadow import Candidate, Shadows
 from bowsprit_policy.wire import DrafterLoad, DrafterRole, DrafterState
 
 logger = logging.getLogger(__name__)
+
+PATIENCE_SECONDS = 30.0  # for another load to end, which a mount that hangs may never do
 
 
 class Revisions:
@@ -47,15 +50,25 @@ class Revisions:
     def carry_out(self, name: str, load: DrafterLoad) -> None:
         """Load in the calling thread what isn't loaded yet, and use it from the next step on; None unloads.
 
-        Raises CallerError for what can't be done with this drafter, SpeculatorError for a speculator that doesn't fit;
-        what is in use stays then.
+        Raises CallerError for what can't be done with this drafter, SpeculatorError for a speculator that doesn't fit,
+        WorldError (reason Loading) where another load doesn't end; what is in use stays then.
         """
         drafter = self._loadable(name)
-        with self._one_at_a_time:
+        with self._alone(name):
             if load.role is DrafterRole.SHADOW:
                 self._shadow(drafter, name, load)
             else:
                 self._serve(drafter, name, load)
+
+    @contextmanager
+    def _alone(self, name: str) -> Iterator[None]:
+        if not self._one_at_a_time.acquire(timeout=PATIENCE_SECONDS):
+            message = f"drafter {name}: another load has not ended in {PATIENCE_SECONDS:g} s, and one runs at a time"
+            raise WorldError(message, reason="Loading")
+        try:
+            yield
+        finally:
+            self._one_at_a_time.release()
 
     def _loadable(self, name: str) -> LoadableDrafter:
         drafter = self._drafters.get(name)

@@ -5,7 +5,6 @@ Decides who may call what and how a refusal looks. Bodies are those of bowsprit_
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 
 from fastapi import APIRouter, FastAPI, Request
@@ -18,6 +17,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from bowsprit_engine.errors import ModelError, SpeculatorError, StalePolicyError
 from bowsprit_engine.server import errors
 from bowsprit_engine.server.access import Access, UnauthorizedError
+from bowsprit_engine.server.daemon_threads import in_thread
 from bowsprit_engine.server.lifecycle import Lifecycle, Served
 from bowsprit_policy.wire import (
     DrafterLoad,
@@ -94,7 +94,8 @@ def create_control_app(lifecycle: Lifecycle, *, access: Access, registry: Collec
 
     @calls.put("/drafters/{name}")
     async def load_drafter(name: str, load: DrafterLoad) -> DrafterStats:
-        return await asyncio.to_thread(served().engine.load_drafter, name, load)
+        engine = served().engine
+        return await in_thread(lambda: engine.load_drafter(name, load))
 
     @calls.post("/drain", status_code=202)
     async def drain() -> dict[str, int]:

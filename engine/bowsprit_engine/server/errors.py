@@ -37,7 +37,7 @@ def as_response(error: Exception) -> JSONResponse:
             return JSONResponse(body, _STATUS_OF_CODE.get(error.code, 400))
         case UnavailableError():
             return _unavailable(str(error), error.reason)
-        case WorldError(reason="Draining"):
+        case WorldError(reason="Draining" | "Loading"):
             return _unavailable(str(error), error.reason)
         case WorldError(reason="Overloaded"):
             body = error_body(str(error), type="rate_limit_error", code=error.reason)

@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 from prometheus_client import CollectorRegistry, ProcessCollector
 
@@ -26,6 +26,7 @@ from bowsprit_engine.server.access import Access, Trust
 from bowsprit_engine.server.app import create_app
 from bowsprit_engine.server.bridge import Bridge
 from bowsprit_engine.server.control import create_control_app
+from bowsprit_engine.server.daemon_threads import in_thread
 from bowsprit_engine.server.grammars import Grammars
 from bowsprit_engine.server.handle import EngineHandle
 from bowsprit_engine.server.latencies import Latencies
@@ -35,7 +36,6 @@ from bowsprit_engine.server.metrics import EngineCollector
 from bowsprit_engine.server.prompts import PromptEncoder
 
 logger = logging.getLogger(__name__)
-T = TypeVar("T")
 
 POLL_SECONDS = 0.02
 
@@ -166,28 +166,6 @@ def capture_from(settings: ServeSettings, model_digest: str) -> Capture:
         sample_rate=settings.capture_sample_rate,
         tenant_key=settings.capture_uri,
     )
-
-
-async def in_thread(function: Callable[[], T]) -> T:
-    """The function's result from a daemon thread, which the process's end doesn't wait for."""
-    loop = asyncio.get_running_loop()
-    future: asyncio.Future[T] = loop.create_future()
-
-    def settle(apply: Callable[[], None]) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
-            loop.call_soon_threadsafe(lambda: None if future.done() else apply())
-
-    def work() -> None:
-        try:
-            result = function()
-        except BaseException as error:
-            failure = error
-            settle(lambda: future.set_exception(failure))
-        else:
-            settle(lambda: future.set_result(result))
-
-    threading.Thread(target=work, daemon=True).start()
-    return await future
 
 
 async def _until_ready(lifecycle: Lifecycle, began: float) -> None:

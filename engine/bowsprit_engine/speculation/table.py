@@ -86,3 +86,7 @@ def _check(table: PolicyTable) -> None:
     bounded = [limit for limit in limits if limit is not None]
     if len(bounded) != len(limits) - 1 or any(low >= high for low, high in pairwise(bounded)):
         raise CallerError(f"a policy table's rows must ascend in maxBatchSize, these are {limits}", param="table")
+    for row in table.table:
+        names = [cap.name for cap in row.drafters]
+        if len(set(names)) != len(names):
+            raise CallerError(f"a row of a policy table names each drafter once, this one {names}", param="table")

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -132,8 +133,12 @@ def read(
         )
     weights_file = folder / WEIGHTS_FILE
     try:
+        _check_is_file(weights_file)
+        # Read whole, also without a sum to compare: safetensors holds the interpreter while it opens a file, so that a
+        # mount that hangs then would stop every stream. Whoever waits here lets others go on.
+        found = sha256_of(weights_file)
         if sha256 is not None:
-            _must_equal(folder, "ChecksumMismatch", f"sha256 of {WEIGHTS_FILE}", sha256_of(weights_file), sha256)
+            _must_equal(folder, "ChecksumMismatch", f"sha256 of {WEIGHTS_FILE}", found, sha256)
         tensors = load_file(weights_file)
     except (OSError, SafetensorError) as error:
         raise SpeculatorError(f"{weights_file}: can't be read: {error}", reason="Unreadable") from error
@@ -164,13 +169,20 @@ def sha256_of(path: Path) -> str:
 
 def _read_config(path: Path) -> HeadConfig:
     try:
+        _check_is_file(path)
         config = HeadConfig.model_validate(json.loads(path.read_text()))
     except OSError as error:
         raise SpeculatorError(f"{path}: can't be read: {error}", reason="Unreadable") from error
-    except (ValidationError, ValueError) as error:
+    except (ValidationError, ValueError, RecursionError) as error:
         raise SpeculatorError(f"{path}: not a head's configuration: {error}", reason="InvalidConfig") from error
     _must_equal(path, "ArchitectureMismatch", "architectures", config.architectures, (ARCHITECTURE,))
     return config
+
+
+def _check_is_file(path: Path) -> None:
+    """A pipe or a device keeps whoever opens it waiting. Raises OSError where there is nothing."""
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise SpeculatorError(f"{path}: can't be read: not a regular file", reason="Unreadable")
 
 
 def _parameter_shapes(config: HeadConfig) -> dict[str, tuple[int, ...]]:
