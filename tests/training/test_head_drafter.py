@@ -213,7 +213,6 @@ def test_a_missing_file_is_named(trained: tuple[LearnableRunner, RecurrentHead],
 
 
 @pytest.mark.parametrize("name", [artifact.CONFIG_FILE, artifact.WEIGHTS_FILE])
-@pytest.mark.timeout(20)
 def test_a_pipe_is_refused_and_not_waited_for(
     trained: tuple[LearnableRunner, RecurrentHead], folder: Path, name: str
 ) -> None:
