@@ -80,3 +80,22 @@ def test_where_every_step_is_contended_drafting_is_priced_in_such_steps():
 
     assert {(cell.steps, cell.contended > 0) for cell in stepping.counters.cells()} == {(0, True)}
     assert stepping.pool.step_seconds is not None
+
+
+def test_asking_is_counted_with_its_seconds():
+    """By drafter, over steps."""
+    drafter = FakeDrafter(name="d", type=DrafterType.NGRAM, draft=lambda _: ())
+    counters = Counters([drafter])
+    for seconds in (0.5, 0.25):
+        counters.add_drafting(asked={"d": 2}, proposed={"d": 1}, seconds={"d": seconds})
+    stats = counters.drafter_stats(drafter)
+
+    assert (stats.opportunities, stats.proposed, stats.draft_seconds) == (4, 2, 0.75)
+
+
+def test_a_step_that_measures_the_baseline_counts_as_a_probe(serve):
+    """The 16th of 39 that decode; there is no other by then."""
+    served = serve(drafters=[FakeDrafter(name="d", type=DrafterType.NGRAM, draft=lambda _: ())])
+    served.submit("r", [5, 6, 7, 8], max_tokens=40, ignore_eos=True).wait()
+
+    assert (served.engine.snapshot().sequence_steps, served.engine.snapshot().probe_steps) == (39, 1)

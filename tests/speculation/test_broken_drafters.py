@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from bowsprit_engine.speculation.drafters.base import Draft
 from bowsprit_engine.speculation.pool import DrafterPool
 from bowsprit_engine.speculation.proposal import Proposal
@@ -59,3 +61,42 @@ def test_a_drafter_that_raises_when_a_sequence_ends_is_broken():
     pool.forget(sequence("a"))
 
     assert (drafter.state, drafter.reason) == (DrafterState.BROKEN, "RuntimeError: no")
+
+
+def test_a_drafter_that_raises_while_drafting_is_broken_and_the_others_draft_on():
+    """In that step too: a head that fails doesn't take look-up's draft with it."""
+    failing = head()
+
+    def fail(contexts):
+        raise RuntimeError("no such kernel")
+
+    failing.propose = fail
+    pool = DrafterPool([failing, counts({"a": (3, 4)})], vocab_size=10)
+
+    report = pool.draft([sequence("a"), sequence("b")], [CAPS, CAPS])
+
+    assert [proposal.token_ids for proposal in report.proposals] == [(3, 4), ()]
+    assert (failing.state, failing.reason) == (DrafterState.BROKEN, "RuntimeError: no such kernel")
+
+
+@pytest.mark.parametrize("token_id", [-1, 10])
+def test_tokens_outside_the_vocabulary_break_the_drafter(token_id):
+    """They'd be read from beside the target's embeddings."""
+    strange = head()
+    strange.propose = lambda contexts: [Draft(token_ids=(7, token_id))]
+    pool = DrafterPool([strange], vocab_size=10)
+
+    report = pool.draft([sequence("a")], [CAPS])
+
+    assert (report.proposals, strange.state) == ((Proposal(),), DrafterState.BROKEN)
+
+
+def test_of_a_draft_longer_than_asked_for_the_first_tokens_count():
+    """A drafter that ignores its limit takes no rows beyond the table's."""
+    eager = head()
+    eager.propose = lambda contexts: [Draft(token_ids=(7,) * 9, confidences=(0.9,) * 9) for _ in contexts]
+    pool = DrafterPool([eager], vocab_size=10)
+
+    report = pool.draft([sequence("a")], [{"head": 3}], bound={0})
+
+    assert (report.proposals[0].token_ids, eager.state) == ((7, 7, 7), DrafterState.ACTIVE)

@@ -7,7 +7,7 @@ from itertools import pairwise
 import pytest
 
 from bowsprit_engine.core.request import SpeculationParams
-from bowsprit_engine.errors import CallerError
+from bowsprit_engine.errors import CallerError, StalePolicyError
 from bowsprit_engine.speculation.costs import StepTimes
 from bowsprit_engine.speculation.lowering import Outcome
 from bowsprit_engine.speculation.policy import PolicyExecutor, StepCaps
@@ -276,3 +276,24 @@ def test_a_lowered_drafter_is_restored_by_what_it_would_have_got():
         policy.observe_watched(would_match, batch=1, context=200)
 
     assert (lowered, held, policy.lowered) == (["ngram"], ["ngram"], ())
+
+
+def test_an_older_table_is_refused_with_both_revisions():
+    """A leader that lost its lease must not undo what the next one pushed."""
+    policy = executor(table=(row(None, ngram=4),))
+    policy.set_table(PolicyTable(revision=3, table=(row(None, ngram=2),)))
+
+    with pytest.raises(StalePolicyError) as refused:
+        policy.set_table(PolicyTable(revision=2, table=(row(None, ngram=8),)))
+
+    assert (refused.value.stored, refused.value.offered) == (3, 2)
+    assert policy.status().table == (row(None, ngram=2),)
+
+
+def test_what_a_probe_got_beyond_the_tables_cap_saves_nobody():
+    """8 of 8 matched, but the table lets one be drafted: 2 tokens at 3 times the time."""
+    policy = executor(slowdown=9.0, table=(row(None, ngram=1),))
+    for _ in range(64):
+        policy.observe([Outcome(drafter="ngram", num_drafted=8, num_accepted=8)], batch=1, context=200)
+
+    assert [entry.name for entry in policy.lowered] == ["ngram"]
