@@ -19,6 +19,7 @@ from bowsprit_operator.resources.kinds import SPECULATOR_TRAINING
 from bowsprit_operator.resources.speculative_model import SpeculativeModel
 from bowsprit_operator.resources.speculator_revision import SpeculatorRevision
 from bowsprit_operator.resources.speculator_training import SpeculatorTraining, TrainingOutcome, TrainingTrigger
+from bowsprit_operator.serving.deployment import effective_image
 from bowsprit_operator.serving.platform import Platform
 from bowsprit_policy.learning import PastRun, RunOutcome, TrainingStart
 from bowsprit_policy.observation import LearningSettings, TrainingMode
@@ -83,7 +84,7 @@ def refusal(training: SpeculatorTraining, model: SpeculativeModel) -> Refusal | 
 
 def image(model: SpeculativeModel, platform: Platform) -> str:
     """The spec's, else this operator's own default, whose flags it knows: not the one that engines still serve with."""
-    return model.spec.engine.image or platform.engine_image
+    return effective_image(model, platform, observed=None)
 
 
 def image_refusal(trainings: Iterable[SpeculatorTraining], *, wanted: str) -> str | None:
