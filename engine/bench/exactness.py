@@ -1,8 +1,8 @@
 """`make exactness`: 500 real prompts, greedy and sampled, with speculation against plain, token by token.
 
-Decides which prompts are asked and what counts as equal: all tokens, the log-probability of each
-to the last bit, and the end. Plain is one request at a time without drafts and without a prefix cache; the other
-side is a batch of eight, rounds with other drafters and K in turn, and a KV cache that holds three of the eight at full
+Decides which prompts are asked and what counts as equal: all tokens, the log-probability of each to the last bit, and
+the end. Plain is one request at a time without drafts and without a prefix cache; the other side is a batch of eight,
+rounds with other drafters and K in turn (exactness_draftings.py), and a KV cache that holds three of the eight at full
 length.
 
 What was compared is kept line by line; the next run goes on after it, and begins anew for another model, processor or

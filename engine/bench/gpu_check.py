@@ -1,6 +1,6 @@
 """What the GPU path does on the card that is here: right or wrong, bytes per second, T(n), tokens per second.
 
-    make gpu-check GPU_CHECK="--output FOLDER"        (or: PYTHONPATH=engine python3 -m bench.gpu_check ...)
+    make gpu-check GPU_CHECK="--output FOLDER"        (or: PYTHONPATH=engine:operator python3 -m bench.gpu_check ...)
 
 Needs torch, triton and numpy, no network and no weights: Llama 3.1 8B's shape with random ones, about 30 GB of the
 card's memory, under ten minutes; --quick takes three. Where pydantic or llguidance is missing, the engine as a whole

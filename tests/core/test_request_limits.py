@@ -39,7 +39,6 @@ def test_who_sets_a_limit_is_drafted_up_to_it_whether_it_pays_or_not(serve):
 
     metrics = limited.last.metrics
     assert metrics is not None
-    assert (
-        metrics.num_spec_steps >= metrics.num_steps - 3
-    )  # a step at K = 0 measures the baseline, the last has no room
+    # A step at K = 0 measures the baseline, the last has no room.
+    assert metrics.num_spec_steps >= metrics.num_steps - 3
     assert metrics.num_draft_tokens >= 2 * metrics.num_spec_steps - 1
