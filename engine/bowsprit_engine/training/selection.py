@@ -15,7 +15,7 @@ from bowsprit_engine.errors import WorldError
 from bowsprit_engine.training import data
 from bowsprit_engine.training.data import Split, TokenSequence
 
-MAX_TRAIN_TOKENS = 1_000_000  # emitted tokens of the newest requests; what was measured, see DESIGN.md
+MAX_TRAIN_TOKENS = 1_000_000  # emitted tokens of the newest requests; what was measured, see EXPERIMENTS.md
 JUDGED_DTYPE = torch.float32  # heads are asked for drafts as serving asks them
 TRAINED_DTYPE = torch.bfloat16
 

@@ -30,7 +30,7 @@ from bowsprit_policy.wire import TrainingPhase
 
 logger = logging.getLogger(__name__)
 
-# Sizes for a CPU, measured on SmolLM2-135M; see DESIGN.md, "The trained head: experiment".
+# Sizes for a CPU, measured on SmolLM2-135M; see DESIGN.md beside this file.
 MAX_EPOCHS = 6
 MAX_SEEN_TOKENS = 300_000  # emitted tokens, repetitions included: with more traffic each is seen once
 TOKENS_PER_VALIDATION = 100_000  # or an epoch, where that is less
