@@ -14,21 +14,24 @@ import statistics
 import time
 from collections.abc import Callable
 from functools import partial
+from math import prod
 from pathlib import Path
 from typing import Annotated
 
 import torch
 import typer
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from bench.head_attention import HEAD_DIM, Mlp, rotated
 from bench.head_block import BlockHead, BlockLayer
 from bench.head_eagle import EagleHead
 from bench.head_states import NUM_LAYERS_KEPT
+from bench.head_weights import weights_read
 from bowsprit_engine.core.runner import BLOCK_SIZE, Runner, StepBatch
 from bowsprit_engine.kernels.native import PackedLinear
 from bowsprit_engine.models import load_model
+from bowsprit_engine.models.checkpoint import tensor_shapes
 from bowsprit_engine.speculation.drafters.base import DraftContext
 from bowsprit_engine.speculation.drafters.serving_head import serving_head
 from bowsprit_engine.training.head import HeadShape, RecurrentHead, TargetRows, norm
@@ -61,25 +64,28 @@ def mlp_of(mlp: Mlp) -> Callable[[Tensor], Tensor]:
     return run
 
 
-def recurrent(runner: Runner, target: TargetRows, width: int) -> Draft:
-    """The one that serves, by its own code; in batches and sampled: bench/served_head_cost.py."""
+def recurrent_head(runner: Runner, target: TargetRows, width: int) -> RecurrentHead:
     config = runner.config
     shape = HeadShape(hidden_size=config.hidden_size, intermediate_size=width, rms_norm_eps=config.rms_norm_eps)
-    head = serving_head(RecurrentHead(shape, target), target.draft_token_ids, runner, revision="timed")
-    hidden = torch.randn(config.hidden_size)
+    return RecurrentHead(shape, target)
+
+
+def recurrent(head: RecurrentHead, runner: Runner, target: TargetRows) -> Draft:
+    """The one that serves, by its own code; in batches and sampled: bench/served_head_cost.py."""
+    served = serving_head(head, target.draft_token_ids, runner, revision="timed")
+    hidden = torch.randn(runner.config.hidden_size)
 
     def draft(num_tokens: int) -> object:
         context = DraftContext(
             request_id="", token_ids=(5,), hidden=hidden, max_draft_tokens=num_tokens, seed=0, temperature=0.0
         )
-        return head.draft([context])
+        return served.draft([context])
 
     return draft
 
 
-def eagle(runner: Runner, target: TargetRows, embedding: Tensor) -> Draft:
+def eagle(head: EagleHead, target: TargetRows, embedding: Tensor) -> Draft:
     """Takes in the new rows, then a layer per drafted token."""
-    head = EagleHead(target, embedding, intermediate_size=512, eps=runner.config.rms_norm_eps)
     fuse, qkv, out = (PackedLinear(weight.detach()) for weight in (head.fuse, head.qkv, head.out))
     mlp, lm_head = mlp_of(head.mlp), PackedLinear(target.lm_head)
     keys = torch.randn(CONTEXT + NEW_ROWS + max(DRAFT_LENGTHS), head.kv_heads, HEAD_DIM)
@@ -115,9 +121,8 @@ def eagle(runner: Runner, target: TargetRows, embedding: Tensor) -> Draft:
     return draft
 
 
-def block(runner: Runner, target: TargetRows, embedding: Tensor, size: int) -> Draft:
+def block(head: BlockHead, target: TargetRows, embedding: Tensor) -> Draft:
     """Takes in the new rows, then two layers for the whole block."""
-    head = BlockHead(target, embedding, intermediate_size=256, eps=runner.config.rms_norm_eps, block=size)
     fuse, token, lm_head = (
         PackedLinear(head.fuse.detach()),
         PackedLinear(head.token.detach()),
@@ -184,19 +189,6 @@ def target_steps(runner: Runner) -> dict[int, Callable[[], object]]:
     return {rows: partial(runner.forward, batch(rows)) for rows in STEP_ROWS}
 
 
-def weights_read(name: str, d: int, num_tokens: int) -> int:
-    """Numbers of weights that a draft reads."""
-    lm_head = DRAFT_VOCABULARY * d
-    recurrent_width = {"recurrent": 512, "recurrent-wide": 1152, "recurrent-fused": 512}.get(name)
-    if recurrent_width is not None:
-        fuse = 2 * d * d if name == "recurrent-fused" else 0
-        return fuse + num_tokens * (3 * recurrent_width * d + lm_head)
-    kv = 2 * 3 * HEAD_DIM
-    if name.startswith("eagle"):
-        return 3 * d * d + num_tokens * ((d + kv) * 2 * d + d * d + 3 * 512 * d + lm_head)
-    return 4 * d * d + 2 * (2 * d * d + kv * d + 3 * 256 * d) + lm_head
-
-
 @torch.inference_mode()
 def main(
     model: Annotated[Path, typer.Option(help="The target.")],
@@ -210,11 +202,21 @@ def main(
     target = TargetRows(draft_token_ids=ids, lm_head=runner.lm_head_rows(ids), final_norm=runner.final_norm_weight())
     embedding = runner.embed(torch.arange(runner.config.vocab_size))
     steps = target_steps(runner)
+    eps = runner.config.rms_norm_eps
+    narrow, wide = recurrent_head(runner, target, 512), recurrent_head(runner, target, 1152)
+    eagle_head = EagleHead(target, embedding, intermediate_size=512, eps=eps)
+    block_head = BlockHead(target, embedding, intermediate_size=256, eps=eps, block=max(DRAFT_LENGTHS))
+    heads: dict[str, nn.Module] = {
+        "recurrent": narrow,
+        "recurrent-wide": wide,
+        "eagle": eagle_head,
+        "block": block_head,
+    }
     drafts: dict[str, Draft] = {
-        "recurrent": recurrent(runner, target, 512),
-        "recurrent-wide": recurrent(runner, target, 1152),
-        "eagle": eagle(runner, target, embedding),
-        "block": block(runner, target, embedding, max(DRAFT_LENGTHS)),
+        "recurrent": recurrent(narrow, runner, target),
+        "recurrent-wide": recurrent(wide, runner, target),
+        "eagle": eagle(eagle_head, target, embedding),
+        "block": block(block_head, target, embedding),
     }
     times: dict[tuple[str, int], list[float]] = {}
     for _ in range(ROUNDS):
@@ -225,14 +227,13 @@ def main(
                 steps[1]()  # drafts come between steps: caches are as steps leave them
                 times.setdefault((name, length), []).append(_timed(partial(draft, length)))
     step_seconds = statistics.median(times["step", 1])
-    target_weights = 134_515_008
+    target_weights = sum(prod(shape) for shape in tensor_shapes(runner.config).values())
     figures = {
         name: {
             "seconds": {length: statistics.median(times[name, length]) for length in DRAFT_LENGTHS},
             "of_step": {length: statistics.median(times[name, length]) / step_seconds for length in DRAFT_LENGTHS},
             "share_of_weights": {
-                length: weights_read(name, target.final_norm.numel(), length) / target_weights
-                for length in DRAFT_LENGTHS
+                length: weights_read(heads[name], length) / target_weights for length in DRAFT_LENGTHS
             },
         }
         for name in drafts

@@ -36,6 +36,7 @@ from bench.head_states import LONGEST, Document
 from bench.head_table import arranged
 from bench.head_traffic import recorded
 from bench.head_traffic import stream as traffic_stream
+from bench.head_weights import weights_read
 from bench.priced_replay import HEAD_CAP, Bill, look_up, plain_seconds, replayed
 from bench.recorded_answers import STREAM_SEED, Answer, grammar_compiler, read
 from bowsprit_engine.core.grammar import CompiledGrammar
@@ -127,13 +128,8 @@ def by_native_call(curve: StepSeconds) -> DraftSeconds:
 
 
 def by_weights_read(head: RecurrentHead, num_target_weights: int, curve: StepSeconds) -> DraftSeconds:
-    """A roofline: the share of a step that the head's weights are of the target's, whatever a launch costs.
-
-    What the last emitted token adds is computed once (that of drafted ones is a table), the rest for each token.
-    """
-    once = head.token_up.numel()
-    each = head.state_up.numel() + head.down.numel() + head.lm_head.numel()
-    return lambda sequences, tokens: (once + tokens * each) / num_target_weights * curve(sequences, sequences)
+    """A roofline: the share of a step that the weights a draft reads are of the target's, whatever a launch costs."""
+    return lambda sequences, tokens: weights_read(head, tokens) / num_target_weights * curve(sequences, sequences)
 
 
 def scaled(curve: StepSeconds, plain: float) -> StepSeconds:

@@ -10,6 +10,7 @@ from bench.head_judging import PricedHead, acceptance_length, draft_all, matched
 from bench.head_recurrent import RecurrentDesign
 from bench.head_states import Document, load, write
 from bench.head_training import Budget, batches, train
+from bench.head_weights import weights_read
 from bowsprit_engine.speculation.drafters.base import DraftContext
 from bowsprit_engine.training.head import TargetRows, norm
 
@@ -211,3 +212,18 @@ def test_states_are_kept_as_they_are(tmp_path):
         assert (after.index, after.num_prompt) == (before.index, before.num_prompt)
         assert torch.equal(after.tokens, before.tokens)
         assert torch.equal(after.features, before.features)
+
+
+def test_a_draft_reads_what_is_fixed_once_and_the_rest_for_each_token(target, embedding):
+    """Of heads of D = 64, W = 64 and a draft vocabulary of 20; a block's call reads all of it at any length."""
+    lm_head, mlp = 20 * D, 3 * 64 * D
+    counted = {
+        "recurrent": [2 * 64 * D + tokens * (mlp + lm_head) for tokens in (1, 3)],
+        "eagle": [3 * D * D + tokens * (3 * 64 * 2 * D + D * D + mlp + lm_head) for tokens in (1, 3)],
+        "block": [4 * D * D + 2 * (4 * D * D + mlp) + lm_head] * 2,
+    }
+    heads = {name: design_of(name, target, embedding) for name in counted}
+    heads["recurrent"] = heads["recurrent"].head
+    assert {name: [weights_read(head, tokens) for tokens in (1, 3)] for name, head in heads.items()} == counted
+    with pytest.raises(TypeError, match="what a Linear reads"):
+        weights_read(torch.nn.Linear(1, 1), 1)
