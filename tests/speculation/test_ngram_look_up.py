@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from functools import partial
 from itertools import takewhile
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bowsprit_engine.speculation.drafters.base import DraftContext
 from bowsprit_engine.speculation.drafters.ngram import NGramDrafter, SuffixIndex, continue_from, match_before
+from draft_contexts import draft_context
 
-
-def context(token_ids, *, request_id="r", max_draft_tokens=4):
-    return DraftContext(
-        request_id=request_id,
-        token_ids=token_ids,
-        hidden=None,
-        max_draft_tokens=max_draft_tokens,
-        seed=0,
-        temperature=0.0,
-    )
+context = partial(draft_context, max_draft_tokens=4)
 
 
 def propose(drafter, *contexts):
@@ -106,7 +97,7 @@ def test_looking_ahead_of_the_text_keeps_nothing():
     drafter = NGramDrafter(name="ngram")
     begun = [*SOURCE, 10, 11]
 
-    ahead = propose(drafter, replace(context(begun), ahead=(20, 21)))
+    ahead = propose(drafter, context(begun, ahead=(20, 21)))
 
     assert (ahead, propose(drafter, context(begun))) == ([(22, 23, 24, 25)], [(12, 13, 14, 15)])
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import pytest
@@ -14,13 +14,15 @@ from hypothesis import strategies as st
 from bowsprit_engine.kernels import native, reference
 from bowsprit_engine.models.native_runner import NativeRunner
 from bowsprit_engine.models.random_weights import RandomCheckpoint
-from bowsprit_engine.speculation.drafters.base import DraftContext
 from bowsprit_engine.speculation.drafters.small_model import SmallModelDrafter
 from bowsprit_policy.wire import DrafterState
+from draft_contexts import draft_context
 from tiny_models import rows, tiny_config
 
 CONFIG = tiny_config(max_model_len=96, tie_word_embeddings=False)
 VOCAB = CONFIG.vocab_size
+
+context = partial(draft_context, request_id="a", max_draft_tokens=4, seed=7)
 
 
 class SharpCheckpoint(RandomCheckpoint):
@@ -54,16 +56,6 @@ def drafter(*, num_blocks=32, chunk_tokens=64, target_vocab_size=VOCAB, runner=N
     )
 
 
-def context(text, *, name="a", cap=4, **fields):
-    return DraftContext(
-        request_id=name,
-        token_ids=list(text),
-        hidden=None,
-        max_draft_tokens=cap,
-        **{"seed": 7, "temperature": 0.0, **fields},
-    )
-
-
 def continuation(text, num_tokens, *, seed=7, temperature=0.0, top_k=0):
     """Token by token, the whole text computed anew each time, drawn by the reference."""
     text = list(text)
@@ -85,7 +77,9 @@ PROMPT = tuple((7 * i * i + 3 * i) % VOCAB for i in range(20))
 )
 def test_a_draft_is_the_models_own_continuation_with_the_targets_noise(how):
     """Greedy and sampled; each sequence up to its own cap, in one pass."""
-    drafts = drafter().propose([context(PROMPT, cap=5, **how), context(PROMPT[:7], name="b", cap=2, **how)])
+    drafts = drafter().propose(
+        [context(PROMPT, max_draft_tokens=5, **how), context(PROMPT[:7], request_id="b", max_draft_tokens=2, **how)]
+    )
 
     assert [draft.token_ids for draft in drafts] == [
         continuation(PROMPT, 5, **how),
@@ -95,7 +89,7 @@ def test_a_draft_is_the_models_own_continuation_with_the_targets_noise(how):
 
 def test_confidence_is_what_the_model_gives_its_own_token():
     """At the request's temperature; at 1 where it is greedy."""
-    (draft,) = drafter().propose([context(PROMPT, cap=1, temperature=0.5)])
+    (draft,) = drafter().propose([context(PROMPT, max_draft_tokens=1, temperature=0.5)])
 
     logits = plain_runner().forward(rows((PROMPT, 0, [0, 1]), logit_rows=[len(PROMPT) - 1])).logits[0]
     expected = torch.softmax(logits / 0.5, dim=-1)[draft.token_ids[0]].item()
@@ -117,7 +111,9 @@ def test_a_sequence_that_lags_more_than_a_chunk_is_drafted_when_it_has_caught_up
     small = drafter(chunk_tokens=8)
     seen = []
     for _ in range(4):
-        long, short = small.propose([context(PROMPT, cap=1), context(PROMPT[:2], name="b", cap=1)])
+        long, short = small.propose(
+            [context(PROMPT, max_draft_tokens=1), context(PROMPT[:2], request_id="b", max_draft_tokens=1)]
+        )
         seen.append((len(long.token_ids), len(short.token_ids), small.kv_lag_tokens))
 
     assert seen == [(0, 1, 13), (0, 1, 6), (1, 1, 0), (1, 1, 0)]
@@ -142,7 +138,7 @@ def test_blocks_of_an_idle_sequence_go_to_those_that_draft_and_come_back_with_it
     """Room for one: the other is computed again when it is asked. Forgetting both leaves nothing owned."""
     small = drafter(num_blocks=2)
     for name, text in (("a", PROMPT), ("b", PROMPT[::-1]), ("a", PROMPT)):
-        (draft,) = small.propose([context(text, name=name)])
+        (draft,) = small.propose([context(text, request_id=name)])
         assert draft.token_ids == continuation(text, 4)
     small.forget("a")
     small.forget("b")
@@ -154,7 +150,7 @@ def test_without_blocks_a_sequence_is_not_drafted_and_nothing_fails():
     """Who came first in the call is."""
     small = drafter(num_blocks=2)
 
-    drafts = small.propose([context(PROMPT), context(PROMPT, name="b")])
+    drafts = small.propose([context(PROMPT), context(PROMPT, request_id="b")])
 
     assert [draft.token_ids for draft in drafts] == [continuation(PROMPT, 4), ()]
 
@@ -164,7 +160,7 @@ def test_nothing_is_drafted_beyond_the_models_length():
     text = [(5 * i) % VOCAB for i in range(CONFIG.max_model_len + 1)]
     small = drafter(chunk_tokens=128)
 
-    lengths = [len(small.propose([context(text[:n], name=str(n))])[0].token_ids) for n in (94, 96, 97)]
+    lengths = [len(small.propose([context(text[:n], request_id=str(n))])[0].token_ids) for n in (94, 96, 97)]
 
     assert lengths == [3, 1, 0]
 
@@ -181,7 +177,7 @@ def test_logits_that_are_not_finite_end_a_sequences_drafts_and_are_counted():
         return output
 
     runner.forward = poisoned
-    drafts = small.propose([context((1, 2, 13)), context(PROMPT, name="b")])
+    drafts = small.propose([context((1, 2, 13)), context(PROMPT, request_id="b")])
     again = small.propose([context((1, 2, 13, 4))])
 
     assert [draft.token_ids for draft in [*drafts, *again]] == [(), continuation(PROMPT, 4), ()]
@@ -206,7 +202,7 @@ def test_a_model_that_computes_no_numbers_is_broken_from_the_start():
 def test_padding_of_a_larger_vocabulary_is_never_drafted():
     """The target has 40 tokens; no draft names another one."""
     drafts = drafter(target_vocab_size=40).propose(
-        [context(PROMPT[:1], cap=8, temperature=2.0, seed=s, name=str(s)) for s in range(8)]
+        [context(PROMPT[:1], max_draft_tokens=8, temperature=2.0, seed=s, request_id=str(s)) for s in range(8)]
     )
 
     assert {token < 40 for draft in drafts for token in draft.token_ids} == {True}
@@ -246,7 +242,9 @@ def test_whatever_the_history_a_draft_is_the_models_own_continuation(num_blocks,
         for name in names:
             stories.setdefault(name, Story(text=list(PROMPT[: 5 + 6 * "abc".index(name)])))
         drafts = (
-            small.propose([context(stories[n].text, name=n, cap=cap) for n in names]) if cap else [None] * len(names)
+            small.propose([context(stories[n].text, request_id=n, max_draft_tokens=cap) for n in names])
+            if cap
+            else [None] * len(names)
         )
         for name, draft in zip(names, drafts, strict=True):
             story = stories[name]
@@ -254,7 +252,7 @@ def test_whatever_the_history_a_draft_is_the_models_own_continuation(num_blocks,
             if proposed:
                 assert proposed == continuation(story.text, cap)
             story.text += [*(others or proposed[:accepted]), bonus]
-            small.learn(context(story.text, name=name))
+            small.learn(context(story.text, request_id=name))
             if len(story.text) > 80 or (ends and name == names[0]):
                 small.forget(name)
                 del stories[name]

@@ -11,27 +11,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bowsprit_engine.speculation.drafters.base import DraftContext
 from bowsprit_engine.speculation.drafters.suffix import SuffixDrafter
 from bowsprit_engine.speculation.drafters.suffix_in_cpp import BYTES_PER_TOKEN, MOST_UNTOLD, SuffixInCpp
 from bowsprit_engine.speculation.drafters.suffix_in_python import SuffixInPython
+from draft_contexts import draft_context
 
 KEPT = 100_000  # tokens
 NUMBERS = count()
-
-
-def context(token_ids, *, request_id, tenant="", num_prompt=0, count=8, ahead=()):
-    return DraftContext(
-        request_id=request_id,
-        token_ids=token_ids,
-        hidden=None,
-        max_draft_tokens=count,
-        seed=0,
-        temperature=0.0,
-        num_prompt_tokens=num_prompt,
-        tenant=tenant,
-        ahead=ahead,
-    )
 
 
 @dataclass(kw_only=True)
@@ -44,11 +30,11 @@ class Text:
     tokens: list[int] = field(default_factory=list)
 
     def asked(self, **changes):
-        return context(
+        return draft_context(
             list(self.tokens),
             request_id=self.request_id,
             tenant=self.tenant,
-            num_prompt=self.num_prompt,
+            num_prompt_tokens=self.num_prompt,
             **changes,
         )
 
@@ -102,7 +88,7 @@ class Service:
         if kind == "begin":
             self.begin(first, second)
         elif kind == "ask":
-            self.ask(self.running, count=first, ahead=tuple(second))
+            self.ask(self.running, max_draft_tokens=first, ahead=tuple(second))
         elif self.running:
             text = self.running[first % len(self.running)]
             if kind == "emit":
@@ -123,7 +109,7 @@ def test_drafts_and_their_confidences_are_those_of_python(sharing, kept_tokens, 
     service = Service(sharing=sharing, kept_tokens=kept_tokens)
     for move in moves:
         service.move(*move)
-    service.ask(service.running, count=16)
+    service.ask(service.running, max_draft_tokens=16)
 
 
 def test_a_long_service_is_drafted_for_alike():
@@ -133,14 +119,14 @@ def test_a_long_service_is_drafted_for_alike():
         service.begin("", [8])
         for token in range(50):
             service.learn(service.running[-1], [100 + token if token % 41 < 40 else number])
-            service.ask(service.running[-1:], count=3)
+            service.ask(service.running[-1:], max_draft_tokens=3)
     for number in range(12):
         service.begin("", [number % 3, 5, *range(300 * (number % 4), 300 * (number % 4) + 400)])
         for step in range(30):
             text = service.running[step % len(service.running)]
             drafted = service.drafted.get(text.request_id, ())
             service.learn(text, [*drafted[: step % 5], 5, (step * number) % 7])
-            service.ask(service.running[-3:], count=16)
+            service.ask(service.running[-3:], max_draft_tokens=16)
         if len(service.running) > 5:
             service.end(service.running[0])
 
@@ -150,20 +136,20 @@ def test_what_nobody_looks_up_is_told_in_small_pieces():
     look_up = SuffixInCpp(owner_of=lambda context: "", kept_tokens=10_000)
     for length in range(1, 200):
         for number in range(16):
-            look_up.learn(context(range(1000 * number, 1000 * number + length), request_id=f"{number}"))
+            look_up.learn(draft_context(range(1000 * number, 1000 * number + length), request_id=f"{number}"))
             assert len(look_up._untold) <= MOST_UNTOLD
 
 
 def test_what_cpp_refuses_is_said():
     """A sequence that it doesn't follow. Once: what follows isn't held up by it."""
     look_up = SuffixInCpp(owner_of=lambda context: "", kept_tokens=100)
-    look_up.learn(context([1, 2, 3], request_id="followed"))
+    look_up.learn(draft_context([1, 2, 3], request_id="followed"))
     look_up._followed["followed"].number = 7
-    look_up.learn(context([1, 2, 3, 4], request_id="followed"))
+    look_up.learn(draft_context([1, 2, 3, 4], request_id="followed"))
 
     with pytest.raises(RuntimeError, match="sequence 7 isn't followed"):
-        look_up.propose([context([1, 2, 3, 4], request_id="followed")])
-    assert look_up.propose([context([7, 8, 7], request_id="another", count=2)])[0].token_ids == (8, 7)
+        look_up.propose([draft_context([1, 2, 3, 4], request_id="followed")])
+    assert look_up.propose([draft_context([7, 8, 7], request_id="another", max_draft_tokens=2)])[0].token_ids == (8, 7)
 
 
 @pytest.mark.parametrize("rounds", [1, 2, 32])
@@ -190,7 +176,7 @@ def serve_many(look_up, *, num_texts, rounds):
     for _ in range(rounds):
         for index in range(num_texts):
             begin = begun + index * 1000
-            look_up.learn(context(range(begin, begin + 1000), request_id="r"))
+            look_up.learn(draft_context(range(begin, begin + 1000), request_id="r"))
             look_up.forget("r")
 
 

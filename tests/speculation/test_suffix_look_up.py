@@ -12,12 +12,15 @@ from hypothesis import strategies as st
 
 from bowsprit_engine.speculation.drafters import suffix, suffix_in_cpp
 from bowsprit_engine.speculation.drafters.answers import BYTES_PER_TOKEN, NGRAMS, PLACES_KEPT, RecentAnswers
-from bowsprit_engine.speculation.drafters.base import DraftContext, LearningDrafter
+from bowsprit_engine.speculation.drafters.base import LearningDrafter
 from bowsprit_engine.speculation.drafters.suffix_in_cpp import SuffixInCpp
 from bowsprit_engine.speculation.drafters.suffix_in_python import LEAD, SuffixInPython
+from draft_contexts import draft_context
 
 TEMPLATE = [900, 901, 902]
 NUMBERS = count()
+
+context = partial(draft_context, num_prompt_tokens=len(TEMPLATE))
 
 
 @pytest.fixture(params=[SuffixInPython, SuffixInCpp])
@@ -25,25 +28,11 @@ def new_drafter(request):
     return partial(suffix.SuffixDrafter, name="suffix", look_up=request.param)
 
 
-def context(token_ids, *, request_id="r", num_prompt=3, tenant="", count=8, ahead=()):
-    return DraftContext(
-        request_id=request_id,
-        token_ids=token_ids,
-        hidden=None,
-        max_draft_tokens=count,
-        seed=0,
-        temperature=0.0,
-        num_prompt_tokens=num_prompt,
-        tenant=tenant,
-        ahead=ahead,
-    )
-
-
 def serve(drafter, answer, *, request_id, tenant="", prompt=TEMPLATE, forget=True):
     """A sequence that is served a token at a time, without drafts."""
     for length in range(1, len(answer) + 1):
         drafter.learn(
-            context([*prompt, *answer[:length]], request_id=request_id, num_prompt=len(prompt), tenant=tenant)
+            context([*prompt, *answer[:length]], request_id=request_id, num_prompt_tokens=len(prompt), tenant=tenant)
         )
     if forget:
         drafter.forget(request_id)
@@ -88,7 +77,7 @@ def test_a_prompt_is_nobodys_draft_but_its_own_sequences(new_drafter):
     serve(drafter, range(10, 30), request_id="before", prompt=prompt)
 
     assert draft(drafter, [*TEMPLATE, *prompt[:10]]) == ()
-    own = drafter.propose([context([*prompt, 10, *prompt[:10]], request_id="own", num_prompt=len(prompt))])[0]
+    own = drafter.propose([context([*prompt, 10, *prompt[:10]], request_id="own", num_prompt_tokens=len(prompt))])[0]
     assert own.token_ids == tuple(prompt[10:18])
     assert len(prompt) > 10 + 8 + LEAD
 
@@ -100,7 +89,7 @@ def test_the_longer_match_wins_the_vote(new_drafter):
     for index in range(2):
         serve(drafter, [70 + index, 5, 6, 60], request_id=f"short {index}")
 
-    assert draft(drafter, [*TEMPLATE, 1, 2, 3, 4, 5, 6], count=1) == (50,)
+    assert draft(drafter, [*TEMPLATE, 1, 2, 3, 4, 5, 6], max_draft_tokens=1) == (50,)
 
 
 def test_one_token_that_occurred_before_is_enough(new_drafter):
@@ -112,7 +101,7 @@ def test_one_token_that_occurred_before_is_enough(new_drafter):
 
     assert (after_one.token_ids, after_two.token_ids) == ((60, 70), (60, 70))
     assert after_one.confidences[0] < after_two.confidences[0]
-    assert draft(drafter, [*TEMPLATE, 7, 8, 9, 7], count=2) == (8, 9)
+    assert draft(drafter, [*TEMPLATE, 7, 8, 9, 7], max_draft_tokens=2) == (8, 9)
 
 
 def test_the_vote_is_of_more_places_than_the_last_few(new_drafter):
@@ -121,7 +110,7 @@ def test_the_vote_is_of_more_places_than_the_last_few(new_drafter):
     for index in range(20):
         serve(drafter, [5, 6, 60 if index < 12 else 70], request_id=f"{index}")
 
-    assert draft(drafter, [*TEMPLATE, 5, 6], count=1) == (60,)
+    assert draft(drafter, [*TEMPLATE, 5, 6], max_draft_tokens=1) == (60,)
 
 
 def test_a_source_that_was_wrong_before_is_believed_less(new_drafter):
@@ -130,7 +119,7 @@ def test_a_source_that_was_wrong_before_is_believed_less(new_drafter):
     serve(drafter, range(10, 20), request_id="before")
     sureness = []
     for index in range(12):
-        asked = context([*TEMPLATE, 10, 11], request_id=f"r{index}", count=1)
+        asked = context([*TEMPLATE, 10, 11], request_id=f"r{index}", max_draft_tokens=1)
         drafter.learn(asked)
         sureness.append(drafter.propose([asked])[0].confidences[0])
         drafter.learn(context([*TEMPLATE, 10, 11, 500 + index], request_id=f"r{index}"))
