@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 
@@ -11,8 +12,9 @@ import pytest
 from bowsprit_engine.core.engine import Engine, EngineSettings
 from bowsprit_engine.core.request import FinishReason, SpeculationParams
 from bowsprit_engine.errors import CallerError, StalePolicyError, WorldError
+from bowsprit_engine.speculation.drafters.base import Draft
 from bowsprit_engine.speculation.drafters.ngram import NGramDrafter
-from bowsprit_policy.wire import DrafterLoad, DrafterState, PolicyTable, TableRow
+from bowsprit_policy.wire import DrafterLoad, DrafterState, DrafterType, PolicyTable, TableRow
 from fakes import FAKE_EOS, FAKE_VOCAB, FakeDrafter, FakeRunner, adversary
 
 PROMPT = [5, 6, 7, 8]
@@ -185,6 +187,45 @@ def test_drafted_tokens_outside_the_vocabulary_never_reach_the_model(serve):
     answer = served.submit("r", PROMPT, max_tokens=8).wait()
 
     assert (answer.finish_reason, served.engine.drafters()[0].state) == (FinishReason.LENGTH, DrafterState.BROKEN)
+
+
+@pytest.mark.parametrize("speculation_mode", ["auto", 4])
+@pytest.mark.parametrize(
+    "draft",
+    [
+        Draft(token_ids=(1, 2), confidences=("sure", "less so")),
+        Draft(token_ids=(1, 2), confidences=(None, None)),
+        Draft(token_ids=(1, 2), confidences=[0.9, 0.9]),
+        Draft(token_ids=[1, 2]),
+    ],
+)
+def test_a_draft_of_other_types_than_a_drafts_costs_no_request(serve, speculation_mode, draft):
+    """Its drafter is Broken, and what it said is shown."""
+    plain = serve().submit("r", PROMPT, max_tokens=20).wait().token_ids
+    strange = FakeDrafter(name="strange", draft=lambda _: (), type=DrafterType.NGRAM)
+    strange.propose = lambda contexts: [draft] * len(contexts)
+    served = serve(drafters=[strange], speculation_mode=speculation_mode)
+
+    answer = served.submit("r", PROMPT, max_tokens=20).wait()
+
+    (stats,) = served.engine.drafters()
+    assert (answer.token_ids, answer.finish_reason) == (plain, FinishReason.LENGTH)
+    assert (stats.state, stats.proposed, stats.drafted_tokens) == (DrafterState.BROKEN, 0, 0)
+    assert f"1 that aren't tuples of tokens and numbers: [{draft!r}" in stats.reason
+
+
+def test_a_confidence_that_is_not_a_number_costs_its_draft(serve):
+    """NaN, as of a state that isn't finite, says nothing: the draft is verified, and counts, as any other."""
+    plain = serve().submit("r", PROMPT, max_tokens=20).wait().token_ids
+    unsure = FakeDrafter(name="unsure", draft=lambda _: ())
+    unsure.propose = lambda contexts: [Draft(token_ids=(FAKE_EOS,), confidences=(math.nan,))] * len(contexts)
+    served = serve(drafters=[unsure], speculation_mode=4)
+
+    answer = served.submit("r", PROMPT, max_tokens=20).wait()
+
+    (stats,) = served.engine.drafters()
+    assert (answer.token_ids, stats.state) == (plain, DrafterState.ACTIVE)
+    assert (stats.drafted_tokens, stats.accepted_tokens, stats.reached, stats.matched) == (18, 0, (18,), ())
 
 
 def test_a_client_that_raises_loses_its_request_only(serve):
@@ -364,6 +405,22 @@ def test_an_older_table_is_refused_and_the_same_one_is_fine(serve):
 
     assert (refusal.value.stored, refusal.value.offered) == (5, 4)
     assert served.engine.stats().policy_revision == 5
+
+
+@pytest.mark.parametrize("revision", [10**40, 2**53])
+def test_a_revision_beyond_the_limit_is_refused_and_newer_tables_are_taken_on(serve, revision):
+    """It would stay the newest for ever."""
+    served = serve(drafters=[NGramDrafter(name="ngram")])
+    served.engine.set_policy(PolicyTable(revision=5, table=(TableRow(),)))
+
+    with pytest.raises(CallerError) as refusal:
+        served.engine.set_policy(PolicyTable(revision=revision, table=(TableRow(),)))
+
+    assert (str(refusal.value), refusal.value.param) == (
+        f"policy revision {revision}, the limit is {2**53 - 1}",
+        "revision",
+    )
+    assert served.engine.set_policy(PolicyTable(revision=6, table=(TableRow(),))).revision == 6
 
 
 def test_an_ngram_drafter_has_no_revisions_to_load(serve):

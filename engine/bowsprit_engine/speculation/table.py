@@ -1,6 +1,7 @@
 """Which table of draft lengths is in force: the built-in one, the operator's, or the row of a fixed mode.
 
-Decides what may replace it: a newer revision only. Refuses to know how drafts fare (policy.py).
+Decides what may replace it: a newer revision only, and none beyond what every reader can hold. Refuses to know how
+drafts fare (policy.py).
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from bowsprit_policy.wire import COUNT_BASED, DrafterCap, DrafterType, PolicyTab
 logger = logging.getLogger(__name__)
 
 SpeculationMode = Literal["auto", "off"] | int
+
+MOST_REVISION = 2**53 - 1  # exact in JSON's and Prometheus' numbers; the operator counts on from what pods report
 
 
 class TableInForce:
@@ -80,6 +83,8 @@ def narrowed(caps: Mapping[str, int], request: SpeculationParams, *, room: int) 
 
 
 def _check(table: PolicyTable) -> None:
+    if table.revision > MOST_REVISION:
+        raise CallerError(f"policy revision {table.revision}, the limit is {MOST_REVISION}", param="revision")
     limits = [row.max_batch_size for row in table.table]
     if not limits or limits[-1] is not None:
         raise CallerError("the last row of a policy table must be unbounded (no maxBatchSize)", param="table")

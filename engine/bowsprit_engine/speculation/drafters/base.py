@@ -116,12 +116,24 @@ class ShadowableDrafter(Drafter, LoadableDrafter, Protocol):
 
 
 def why_unsound(drafts: Sequence[Draft], contexts: Sequence[DraftContext], *, vocab_size: int) -> str | None:
-    """What makes a drafter's answer unusable: the wrong number of drafts or confidences, tokens that don't exist."""
+    """What makes a drafter's answer unusable: the wrong number of drafts or confidences, tokens that don't exist,
+    values of other types than a draft's. NaN is a number here: the pool believes it least.
+    """
     strange = [token for draft in drafts for token in draft.token_ids if not 0 <= token < vocab_size]
     short = [d for d in drafts if d.confidences is not None and len(d.confidences) != len(d.token_ids)]
-    if len(drafts) == len(contexts) and not strange and not short:
+    mistyped = [draft for draft in drafts if not _is_typed(draft)]
+    if len(drafts) == len(contexts) and not strange and not short and not mistyped:
         return None
     return (
         f"{len(drafts)} drafts for {len(contexts)} sequences, tokens outside the vocabulary: {strange[:5]}, "
-        f"{len(short)} drafts without a confidence for each token"
+        f"{len(short)} drafts without a confidence for each token, "
+        f"{len(mistyped)} that aren't tuples of tokens and numbers: {mistyped[:1]!s:.160}"
     )
+
+
+def _is_typed(draft: Draft) -> bool:
+    if type(draft.token_ids) is not tuple:
+        return False
+    if draft.confidences is None:
+        return True
+    return type(draft.confidences) is tuple and all(isinstance(each, float | int) for each in draft.confidences)
