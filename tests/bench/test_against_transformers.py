@@ -10,16 +10,9 @@ from bowsprit_engine.models import load_model
 from hf_models import random_model, save
 from tiny_models import greedy, random_tokens
 
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
+
 PROMPTS = [tuple(random_tokens(length, vocab_size=300, seed=length)) for length in (3, 17, 40, 5, 9, 31, 2, 8, 20, 11)]
-
-
-@pytest.fixture(autouse=True)
-def one_torch_thread():
-    """torch's pool waits for its threads by spinning, which on shared cores takes minutes."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

@@ -14,16 +14,9 @@ from bench.head_weights import weights_read
 from bowsprit_engine.speculation.drafters.base import DraftContext
 from bowsprit_engine.training.head import TargetRows, norm
 
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
+
 D, VOCABULARY, EPS, POSITIONS = 64, 40, 1e-5, 3
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Small products gain nothing from more, and wait for each other on a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture

@@ -12,19 +12,12 @@ from bowsprit_engine.native.variants import CHOSEN_VARIANT, cpu_features, usable
 from hf_models import FAMILIES, logits_of, random_model, save
 from tiny_models import random_tokens, rows
 
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
+
 BF16_ROUNDING = 2**-9  # of a value, at most
 NUM_LAYERS = 2
 NUM_TOKENS = 150  # beyond every window and every original length
 TABLES = ([3, 1, 7, 2, 11, 15, 9, 13, 5, 17], [4, 6, 0, 8, 10, 12, 14, 16, 18, 19])
-
-
-@pytest.fixture(autouse=True)
-def one_torch_thread():
-    """torch's pool waits for its threads by spinning, which on shared cores takes minutes."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(params=[variant.name for variant in usable(cpu_features())], autouse=True)
