@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from transformers import PreTrainedModel
 
 from bowsprit_engine.core.runner import ModelConfig
 from bowsprit_engine.models.rope import inverse_frequencies
-from tiny_models import CHAT_TEMPLATE, MERGE, SPECIAL_TOKENS, byte_tokenizer, permuted
+from tiny_models import permuted, write_byte_tokenizer
 
 ARCHITECTURES = {
     "llama": gguf.MODEL_ARCH.LLAMA,
@@ -38,7 +37,7 @@ def gguf_of(
     writer = GGUFWriter(path, gguf.MODEL_ARCH_NAMES[architecture])
     _write_shape(writer, config)
     _write_rope(writer, model, config)
-    _write_tokenizer(writer, config.vocab_size)
+    write_byte_tokenizer(writer, config.vocab_size, cutting="gpt-2")
     if changes is not None:
         changes(writer)
     names = gguf.get_tensor_name_map(architecture, config.num_layers)
@@ -91,16 +90,3 @@ def _write_rope(writer: GGUFWriter, model: PreTrainedModel, config: ModelConfig)
             writer.add_rope_scaling_factor(parameters["factor"])
             writer.add_rope_scaling_orig_ctx_len(parameters["original_max_position_embeddings"])
             writer.add_rope_scaling_yarn_beta_fast(parameters.get("beta_fast", 32.0))
-
-
-def _write_tokenizer(writer: GGUFWriter, vocab_size: int) -> None:
-    vocabulary = json.loads(byte_tokenizer(vocab_size).to_str())["model"]["vocab"]
-    tokens = sorted(vocabulary, key=vocabulary.__getitem__)
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("gpt-2")
-    writer.add_token_list(tokens)
-    writer.add_token_types([3 if token in SPECIAL_TOKENS else 1 for token in tokens])
-    writer.add_token_merges([" ".join(MERGE)])
-    writer.add_eos_token_id(0)
-    writer.add_bos_token_id(1)
-    writer.add_chat_template(CHAT_TEMPLATE)

@@ -90,16 +90,7 @@ def tiny_gguf(path: Path, config: ModelConfig | None = None, *, seed: int = 0, c
     writer.add_rope_freq_base(config.rope_theta)
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     writer.add_vocab_size(config.vocab_size)
-    vocabulary = json.loads(byte_tokenizer(config.vocab_size).to_str())["model"]["vocab"]
-    tokens = sorted(vocabulary, key=vocabulary.__getitem__)
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("smollm")
-    writer.add_token_list(tokens)
-    writer.add_token_types([3 if token in SPECIAL_TOKENS else 1 for token in tokens])
-    writer.add_token_merges([" ".join(MERGE)])
-    writer.add_eos_token_id(0)
-    writer.add_bos_token_id(1)
-    writer.add_chat_template(CHAT_TEMPLATE)
+    write_byte_tokenizer(writer, config.vocab_size, cutting="smollm")
     if changes is not None:
         changes(writer)
     names = {hugging_face: gguf for gguf, hugging_face in WHOLE_MODEL_NAMES.items()}
@@ -137,6 +128,20 @@ def byte_tokenizer(vocab_size: int) -> Tokenizer:
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens(list(SPECIAL_TOKENS))
     return tokenizer
+
+
+def write_byte_tokenizer(writer: GGUFWriter, vocab_size: int, *, cutting: str) -> None:
+    """`byte_tokenizer` and the chat template as GGUF's metadata; `cutting` is llama.cpp's name of its pre-tokenizer."""
+    vocabulary = json.loads(byte_tokenizer(vocab_size).to_str())["model"]["vocab"]
+    tokens = sorted(vocabulary, key=vocabulary.__getitem__)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre(cutting)
+    writer.add_token_list(tokens)
+    writer.add_token_types([3 if token in SPECIAL_TOKENS else 1 for token in tokens])
+    writer.add_token_merges([" ".join(MERGE)])
+    writer.add_eos_token_id(0)
+    writer.add_bos_token_id(1)
+    writer.add_chat_template(CHAT_TEMPLATE)
 
 
 def rows(

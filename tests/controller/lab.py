@@ -27,6 +27,13 @@ from bowsprit_operator.world.cluster import Cluster
 _Value = TypeVar("_Value")
 
 PATIENCE_SECONDS = 30.0
+REVISION = {  # the spec of one that the API server takes
+    "modelName": "m",
+    "drafter": "head",
+    "number": 1,
+    "modelDigest": "d" * 64,
+    "artifact": {"uri": "file:///s", "sha256": "0" * 64, "bytes": 1},
+}
 
 
 async def until(look: Callable[[], Awaitable[_Value]], is_so: Callable[[_Value], bool]) -> _Value:

@@ -22,17 +22,9 @@ from bowsprit_operator.resources.kinds import (
 from bowsprit_operator.serving.plan import child_names
 from bowsprit_operator.world.cluster import ClusterError
 from cluster.driver import Cluster as ClusterUnderTest
-from controller.lab import Lab, get, sample, until
+from controller.lab import REVISION, Lab, get, sample, until
 
 pytestmark = pytest.mark.apiserver
-
-REVISION = {
-    "modelName": "m",
-    "drafter": "head",
-    "number": 1,
-    "modelDigest": "d" * 64,
-    "artifact": {"uri": "file:///s", "sha256": "0" * 64, "bytes": 1},
-}
 
 
 async def children(lab: Lab, name: str) -> dict[Kind, dict[str, Any] | None]:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from cluster.driver import Cluster as ClusterUnderTest
-from controller.lab import sample
+from controller.lab import REVISION, sample
 
 pytestmark = pytest.mark.apiserver
 
@@ -201,15 +201,6 @@ def test_a_table_without_a_last_row_is_refused(
 ) -> None:
     """Every batch size finds a row."""
     assert message in complaint(api_server, manifest("DraftPolicy", {"revision": 1, "table": table}))
-
-
-REVISION = {
-    "modelName": "m",
-    "drafter": "head",
-    "number": 1,
-    "modelDigest": "d" * 64,
-    "artifact": {"uri": "file:///s", "sha256": "0" * 64, "bytes": 1},
-}
 
 
 @pytest.mark.parametrize(

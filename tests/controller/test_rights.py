@@ -13,19 +13,12 @@ from bowsprit_operator.resources.kinds import DRAFT_POLICY, SPECULATOR_REVISION,
 from bowsprit_operator.resources.speculator_revision import SpeculatorRevision, SpeculatorRevisionStatus
 from bowsprit_operator.world.cluster import RefusedError, connect
 from cluster.driver import Cluster as ClusterUnderTest
-from controller.lab import Lab
+from controller.lab import REVISION, Lab
 
 pytestmark = pytest.mark.apiserver
 
 MANIFESTS = Path(__file__).parents[2] / "manifests"
 OPERATOR = "system:serviceaccount:bowsprit-system:bowsprit-operator"
-REVISION = {
-    "modelName": "m",
-    "drafter": "head",
-    "number": 1,
-    "modelDigest": "d" * 64,
-    "artifact": {"uri": "file:///s", "sha256": "0" * 64, "bytes": 1},
-}
 
 
 @pytest.fixture
