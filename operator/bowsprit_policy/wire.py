@@ -234,6 +234,7 @@ class EngineStats(WireModel):
     probe_steps: int
     prefill_steps: int = 0  # steps that carried prompt rows; they are in no cell
     preemptions: int = 0
+    corrupted_requests: int = 0  # ended by target logits that are not finite
     prefix_cache_queries: int = 0  # prompt tokens of admitted requests …
     prefix_cache_hits: int = 0  # … and those of them whose KV was there
     drafters: tuple[DrafterStats, ...]

@@ -117,7 +117,8 @@ def test_logits_that_are_not_finite_end_one_request_only(serve):
     assert (plain[:7], FinishReason.ERROR) == (poisoned.wait().token_ids, poisoned.finish_reason)
     assert poisoned.last.error == "the model's logits are not finite"
     assert other == neighbour.wait().token_ids
-    assert served.engine.snapshot().errors == 1
+    counts = served.engine.snapshot()
+    assert (counts.errors, counts.corrupted_requests, served.engine.stats().corrupted_requests) == (1, 1, 1)
 
 
 def test_a_step_that_raises_ends_its_requests_and_the_engine_goes_on(serve, caplog):
@@ -275,7 +276,7 @@ def test_a_request_that_cannot_begin_fails_alone(serve, caplog):
     assert "request failed can't begin" in caplog.text
     assert neighbour.wait().finish_reason is FinishReason.LENGTH
     assert served.submit("after", PROMPT, max_tokens=3).wait().finish_reason is FinishReason.LENGTH
-    assert served.engine.snapshot().errors == 1
+    assert (served.engine.snapshot().errors, served.engine.snapshot().corrupted_requests) == (1, 0)
 
 
 def test_draining_lets_requests_end_and_takes_no_more(serve):

@@ -148,7 +148,8 @@ async def test_logits_that_are_not_finite_cost_their_own_request(live: RunningSe
     assert "not finite" in bad.json()["error"]["message"]
     assert [answer.status_code for answer in good] == [200, 200, 200]
     failed = 'bowsprit:request_success_total{engine="0",finished_reason="error",model_name="scripted"}'
-    assert f"{failed} 1.0" in metrics
+    corrupted = 'bowsprit:corrupted_requests_total{engine="0",model_name="scripted"}'
+    assert (f"{failed} 1.0" in metrics, f"{corrupted} 1.0" in metrics) == (True, True)
 
 
 async def test_streams_of_several_choices_beyond_the_batch_all_end(live: RunningServer) -> None:

@@ -56,6 +56,7 @@ class Snapshot:
     probe_steps: int
     prefill_steps: int
     errors: int
+    corrupted_requests: int
     preemptions: int
     finished: Mapping[str, int]
     cells: tuple[StepCell, ...]
@@ -78,6 +79,7 @@ class Counters:
             "probe_steps": 0,
             "prefill_steps": 0,
             "errors": 0,
+            "corrupted_requests": 0,
             "preemptions": 0,
         }
 

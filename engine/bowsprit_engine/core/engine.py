@@ -218,6 +218,7 @@ class Engine:
             probe_steps=counts.probe_steps,
             prefill_steps=counts.prefill_steps,
             preemptions=counts.preemptions,
+            corrupted_requests=counts.corrupted_requests,
             drafters=self.drafters(),
             cells=counts.cells,
         )

@@ -10,7 +10,7 @@ import dataclasses
 import logging
 from collections.abc import Callable
 
-from bowsprit_engine.core import grammar
+from bowsprit_engine.core import grammar, sampling
 from bowsprit_engine.core.commit import Committed, finished_request
 from bowsprit_engine.core.counters import Counters
 from bowsprit_engine.core.request import FinishedRequest, FinishReason, Request, StepOutput
@@ -100,7 +100,10 @@ class OpenSequences:
         self._sequences.pop(sequence.request_id, None)
         self._counters.add_watched(self._pool.forget(sequence))
         self._counters.add_finished(reason.value)
-        self._counters.add(errors=int(reason is FinishReason.ERROR))
+        self._counters.add(
+            errors=int(reason is FinishReason.ERROR),
+            corrupted_requests=int(output.error_code == sampling.NOT_FINITE.code),
+        )
         _tell(sequence.request, dataclasses.replace(output, metrics=sequence.metrics()))
         if self._on_finished is not None:
             try:

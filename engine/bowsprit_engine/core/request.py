@@ -83,7 +83,8 @@ class RequestMetrics:
 class StepOutput:
     """What one step adds to one request. The last one has a finish_reason and metrics.
 
-    `error_code`: grammar.FAILED where the request's own grammar is why it ended in an error.
+    `error_code`: grammar.FAILED where the request's own grammar is why it ended in an error, sampling.NOT_FINITE's
+    where the model's logits are.
     """
 
     request_id: str

@@ -51,7 +51,7 @@ class Fault:
     code: str | None = None
 
 
-NOT_FINITE = Fault(message="the model's logits are not finite")
+NOT_FINITE = Fault(message="the model's logits are not finite", code="logits_not_finite")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -71,6 +71,11 @@ class EngineCollector(Collector):
             ("prefix_cache_queries", "Prompt tokens looked up in the prefix cache.", stats.prefix_cache_queries),
             ("prefix_cache_hits", "Prompt tokens that it had.", stats.prefix_cache_hits),
             ("num_preemptions", "Sequences sent back to the queue for want of KV blocks.", stats.preemptions),
+            (
+                "corrupted_requests",
+                "Requests ended by logits that are not finite (vLLM's name).",
+                stats.corrupted_requests,
+            ),
         ):
             yield self._counter(name, text, [({}, value)])
 
