@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from bowsprit_engine.core.counters import Counters
-from bowsprit_engine.core.request import Request, SamplingParams, SpeculationParams, StepOutput
+from bowsprit_engine.core.request import FinishedRequest, Request, SamplingParams, SpeculationParams, StepOutput
 from bowsprit_engine.core.sampling import Sampler
 from bowsprit_engine.core.scheduler import Scheduler
 from bowsprit_engine.core.step import Stepper
@@ -14,6 +14,8 @@ from bowsprit_engine.speculation.costs import StepTimes
 from bowsprit_engine.speculation.drafters.base import Drafter
 from bowsprit_engine.speculation.policy import PolicyExecutor
 from bowsprit_engine.speculation.pool import DrafterPool
+from bowsprit_engine.speculation.table import SpeculationMode
+from bowsprit_policy.wire import StepCell
 from fakes import FakeRunner
 
 
@@ -28,8 +30,10 @@ class Stepping:
         prefill_chunk: int = 64,
         has_prefix_cache: bool = True,
         drafters: Sequence[Drafter] = (),
-        draft_tokens: int = 0,
+        draft_tokens: SpeculationMode = 0,
         max_model_len: int = 256,
+        cells: Sequence[StepCell] = (),  # by whose times a policy in mode auto judges
+        on_finished: Callable[[FinishedRequest], None] | None = None,
     ) -> None:
         self.runner = FakeRunner(max_model_len=max_model_len)
         self.runner.allocate_kv(num_blocks)
@@ -43,24 +47,33 @@ class Stepping:
         self.outputs: dict[str, list[StepOutput]] = {}
         self.counters = Counters(drafters)
         self.pool = DrafterPool(drafters, vocab_size=self.runner.config.vocab_size)
+        self.policy = PolicyExecutor(
+            mode=draft_tokens,
+            drafter_types={drafter.name: drafter.type for drafter in drafters},
+            draft_tokens_max=8,
+            is_usable=lambda _: True,
+            times=lambda: (StepTimes(cells),),
+        )
         self.stepper = Stepper(
             runner=self.runner,
             scheduler=self.scheduler,
             pool=self.pool,
-            policy=PolicyExecutor(
-                mode=draft_tokens,
-                drafter_types={drafter.name: drafter.type for drafter in drafters},
-                draft_tokens_max=8,
-                is_usable=lambda _: True,
-                times=lambda: (StepTimes(()), StepTimes(())),
-            ),
+            policy=self.policy,
             sampler=Sampler(eos_token_ids=self.runner.config.eos_token_ids, draw=reference.draw),
             counters=self.counters,
             max_model_len=max_model_len,
-            on_finished=None,
+            on_finished=on_finished,
         )
 
-    def submit(self, name: str, prompt: Sequence[int], *, tenant: str = "", **sampling: object) -> None:
+    def submit(
+        self,
+        name: str,
+        prompt: Sequence[int],
+        *,
+        tenant: str = "",
+        speculation: SpeculationParams | None = None,
+        **sampling: object,
+    ) -> None:
         """Greedy with seed 0 unless told otherwise."""
         told = self.outputs.setdefault(name, [])
         self.stepper.sequences.submit(
@@ -68,7 +81,7 @@ class Stepping:
                 request_id=name,
                 prompt_token_ids=tuple(prompt),
                 sampling=SamplingParams(**{"seed": 0, "temperature": 0.0, **sampling}),
-                speculation=SpeculationParams(),
+                speculation=speculation or SpeculationParams(),
                 on_output=told.append,
                 tenant=tenant,
             )
