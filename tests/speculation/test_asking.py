@@ -13,6 +13,7 @@ from bowsprit_engine.speculation.asking import SAMPLED_EVERY, SELDOM, Record
 from bowsprit_engine.speculation.confidence import Rate
 from bowsprit_engine.speculation.drafters.base import Draft
 from bowsprit_engine.speculation.drafters.suffix import SuffixDrafter
+from bowsprit_engine.speculation.ledger_in_python import LedgerInPython
 from bowsprit_engine.speculation.pool import DrafterPool
 from bowsprit_engine.speculation.prices import MOST_PRICE
 from bowsprit_engine.speculation.scoring import PROMISE
@@ -24,11 +25,11 @@ STEP = 1e-2  # seconds: asking costs too much for what is hopeless, and little a
 SHORT_STEP = 1e-3  # seconds: asking for all at every eighth step would be dear beside it
 
 
-def pool_of(*drafters):
+def pool_of(*drafters, **more):
     """Nothing takes time but asking these."""
     counting = [drafter for drafter in drafters if isinstance(drafter, CountingDrafter)]
     return DrafterPool(
-        drafters, vocab_size=8, clock=lambda: sum(drafter.num_calls * drafter.seconds for drafter in counting)
+        drafters, vocab_size=8, clock=lambda: sum(drafter.num_calls * drafter.seconds for drafter in counting), **more
     )
 
 
@@ -167,13 +168,13 @@ def test_a_sequence_that_joins_a_batch_of_which_nothing_is_worth_asking_has_an_e
 def test_a_token_that_matched_and_was_not_verified_is_worth_but_a_part_of_one_that_was(verified, worth):
     """It brought nothing, since a row cost more than it promised; but where it matched, more may."""
     drafter = CountingDrafter(right_from=0)
-    pool, live = pool_of(drafter), live_sequence("r")
+    pool, live = pool_of(drafter, ledger=LedgerInPython), live_sequence("r")
     report = pool.draft([live], [{"counts": 4}])
     pool.grant([live], [report.proposals[0].cut(verified)])
     live.token_ids.append(TRUTH)
     pool.learn(live)
 
-    assert pool.state.scores.record(drafter.name, live).own == Rate(matched=worth, judged=1.0)
+    assert pool.state.ledger.scores.record(drafter.name, live).own == Rate(matched=worth, judged=1.0)
 
 
 def test_a_drafter_that_says_what_another_one_is_believed_for_is_worth_asking_too():

@@ -46,13 +46,13 @@ def asked_lengths(
     """
     head = PricedHead()
     pool = DrafterPool([head], vocab_size=10, clock=head.clock)
-    believe = pool.state.beliefs.candidate
+    take = pool.state.ledger.take
 
-    def believe_slowly(*args, **kwargs):
-        head.wait(seconds_to_handle)
-        return believe(*args, **kwargs)
+    def take_slowly(answers):
+        head.wait(seconds_to_handle * sum(len(each.drafts) for each in answers))
+        return take(answers)
 
-    monkeypatch.setattr(pool.state.beliefs, "candidate", believe_slowly)
+    monkeypatch.setattr(pool.state.ledger, "take", take_slowly)
     live = [sequence(f"{index}") for index in range(batch)]
     late = Counter()
     for step in range(60):
@@ -103,13 +103,13 @@ def test_a_head_that_is_not_worth_asking_is_looked_at_at_every_eighth_step_only(
     """Weighing it costs what look-up costs; once steps are slow it is asked again."""
     head = PricedHead()
     pool, live = DrafterPool([head], vocab_size=10, clock=head.clock), [sequence("a"), sequence("b")]
-    weigh, weighed, asked = pool.state.beliefs.added, [], []
+    weigh, weighed, asked = pool.state.ledger.whom_to_ask, [], []
 
     def counted(*args, **kwargs):
         weighed.append(step)
         return weigh(*args, **kwargs)
 
-    monkeypatch.setattr(pool.state.beliefs, "added", counted)
+    monkeypatch.setattr(pool.state.ledger, "whom_to_ask", counted)
     for step in range(200):
         pool.note_step(0.001 if step < 150 else 10.0)
         head.asked.clear()

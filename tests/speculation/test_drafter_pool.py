@@ -129,7 +129,7 @@ def test_what_is_held_at_zero_is_scored_on_the_emitted_text():
     for token in (4, 5, 9, 9):
         report = pool.draft([live], [{}], watch=[3])
         assert (report.proposals, report.asked) == ((Proposal(),), {})
-        watched.append(emit(pool, live, token))
+        watched.append([*emit(pool, live, token)])
 
     assert watched == [
         [],

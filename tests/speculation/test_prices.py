@@ -91,7 +91,7 @@ def test_a_heads_call_costs_the_same_for_one_sequence_and_for_eight():
             clock.now += 0.01 * sequences
     prices.begin_step()
 
-    assert prices.call(HEAD, 4) == pytest.approx(0.1)
+    assert prices.calls(HEAD, most=4)[-1] == pytest.approx(0.1)
     assert prices.handling_share == pytest.approx(0.01)
 
 
@@ -120,9 +120,9 @@ def test_the_price_of_a_drafter_that_was_swapped_is_unknown():
     prices.note_step(1.0, is_contended=False)
     for _ in range(2):
         asked(prices, clock, HEAD, seconds=0.1)
-    known = prices.call(HEAD, 1)
+    known = prices.calls(HEAD, most=1)[-1]
     prices.forget("head")
     asked(prices, clock, HEAD, seconds=0.5)
 
     assert known == pytest.approx(0.1)
-    assert prices.call(HEAD, 1) == 0.0
+    assert prices.calls(HEAD, most=1)[-1] == 0.0

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bowsprit_engine.speculation.drafters import suffix, suffix_in_cpp
+from bowsprit_engine.native import lookup_library
+from bowsprit_engine.speculation.drafters import suffix
 from bowsprit_engine.speculation.drafters.answers import BYTES_PER_TOKEN, NGRAMS, PLACES_KEPT, RecentAnswers
 from bowsprit_engine.speculation.drafters.base import LearningDrafter
 from bowsprit_engine.speculation.drafters.suffix_in_cpp import SuffixInCpp
@@ -217,8 +218,8 @@ def test_without_a_library_python_looks_up_and_says_so(monkeypatch, tmp_path, ca
         suffix.KEPT_TOKENS * SuffixInCpp.bytes_per_token,
         "100000 tokens of recent answers, their index, in C++",
     )
-    monkeypatch.setattr(suffix_in_cpp, "search_path", lambda libraries: (tmp_path,))
-    for cached in (suffix_in_cpp.library, suffix.best_look_up):
+    monkeypatch.setattr(lookup_library, "search_path", lambda libraries: (tmp_path,))
+    for cached in (lookup_library.library, suffix.best_look_up):
         cached.cache_clear()
     try:
         assert suffix.memory() == (
@@ -230,7 +231,7 @@ def test_without_a_library_python_looks_up_and_says_so(monkeypatch, tmp_path, ca
         serve(drafter, range(10, 30), request_id="before")
         assert draft(drafter, [*TEMPLATE, 10]) == tuple(range(11, 19))
     finally:
-        for cached in (suffix_in_cpp.library, suffix.best_look_up):
+        for cached in (lookup_library.library, suffix.best_look_up):
             cached.cache_clear()
 
 

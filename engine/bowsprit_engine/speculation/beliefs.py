@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from itertools import accumulate, repeat
+from math import floor
 
 from bowsprit_engine.speculation.advantage import Advantages, added_by, place_of
 from bowsprit_engine.speculation.confidence import (
@@ -92,7 +93,7 @@ class Beliefs:
         What they added in such places, which begins in good faith, with rows that cost nothing: else what is unknown
         would never be asked. At least what its late matches say: that is the mean, which the sure ones are above.
         """
-        key = (drafter.name, most, fortune, round(row_price, 2), round(had, 1))
+        key = (drafter.name, most, fortune, _nearest(row_price, parts=100), _nearest(had, parts=10))
         if self._num_learned != self._foresight.num_learned:
             self._num_learned = self._foresight.num_learned
             self._added.clear()
@@ -127,3 +128,8 @@ class Beliefs:
         for of in (self._calibrator, self._foresight, self._advantages):
             of.forget(name)
         self._added.clear()
+
+
+def _nearest(tokens: float, *, parts: int) -> float:
+    """Of whole parts of a token: what is expected of places alike is computed once."""
+    return floor(tokens * parts + 0.5) / parts

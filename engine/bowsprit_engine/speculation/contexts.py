@@ -6,6 +6,7 @@ Refuses to know who is shown it.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from bowsprit_engine.core.sequence import LiveSequence
 from bowsprit_engine.speculation.drafters.base import DraftContext
@@ -28,6 +29,27 @@ def context_of(sequence: LiveSequence, cap: int, *, ahead: tuple[int, ...] = ())
         tenant=request.tenant,
         ahead=ahead,
     )
+
+
+class Texts:
+    """What count-based drafters are shown of live sequences, without the target's state. Kept: tokens are live."""
+
+    def __init__(self) -> None:
+        self._of: dict[str, dict[int, DraftContext]] = {}  # by request id and most tokens
+
+    def of(self, sequence: LiveSequence, cap: int) -> DraftContext:
+        """`cap`: most tokens."""
+        by_cap = self._of.get(sequence.request_id)
+        if by_cap is None:
+            by_cap = self._of[sequence.request_id] = {}
+        context = by_cap.get(cap)
+        if context is None:
+            context = by_cap[cap] = replace(context_of(sequence, cap), hidden=None)
+        return context
+
+    def drop(self, sequence: LiveSequence) -> None:
+        """It ended."""
+        self._of.pop(sequence.request_id, None)
 
 
 def forced_of(

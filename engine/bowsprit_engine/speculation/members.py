@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from bowsprit_engine.speculation.drafters.base import Draft, DraftContext, Drafter, LearningDrafter, why_unsound
 from bowsprit_engine.speculation.prices import Prices
 from bowsprit_policy.composition import ORDER
-from bowsprit_policy.wire import DrafterState
+from bowsprit_policy.wire import COUNT_BASED, DrafterState
 
 logger = logging.getLogger(__name__)
 
@@ -22,26 +22,31 @@ class Members:
 
     def __init__(self, drafters: Sequence[Drafter], *, vocab_size: int, prices: Prices) -> None:
         self.drafters = tuple(sorted(drafters, key=lambda drafter: ORDER.index(drafter.type)))
+        self._counting = frozenset(drafter.name for drafter in self.drafters if drafter.type in COUNT_BASED)
         self._learning = tuple(drafter for drafter in self.drafters if isinstance(drafter, LearningDrafter))
         self._vocab_size = vocab_size
         self._prices = prices
 
     @property
-    def active(self) -> list[Drafter]:
-        return [drafter for drafter in self.drafters if drafter.state is DrafterState.ACTIVE]
+    def active_by_kind(self) -> tuple[list[Drafter], list[Drafter]]:
+        """The count-based ones, and the costly ones."""
+        active = [drafter for drafter in self.drafters if drafter.state is DrafterState.ACTIVE]
+        counting = [drafter for drafter in active if drafter.name in self._counting]
+        return counting, [drafter for drafter in active if drafter.name not in self._counting]
 
     @property
     def has_learner(self) -> bool:
-        """Whether anybody wants to be taught."""
-        return any(drafter.state is DrafterState.ACTIVE for drafter in self._learning)
+        """Whether anybody might want to be taught."""
+        return bool(self._learning)
 
     def propose(self, drafter: Drafter, contexts: Sequence[DraftContext]) -> tuple[Sequence[Draft], float]:
         """One draft per context, within its limit, and the seconds that it took."""
         most = max([context.max_draft_tokens for context in contexts])
         with self._prices.asking(drafter, sequences=len(contexts), tokens=most) as taken:
             drafts = self._guarded(drafter, contexts)
-        cut = [_cut(draft, context.max_draft_tokens) for context, draft in zip(contexts, drafts, strict=True)]
-        return cut, taken[0]
+        if any(len(d.token_ids) > c.max_draft_tokens for c, d in zip(contexts, drafts, strict=True)):
+            drafts = [_cut(draft, context.max_draft_tokens) for context, draft in zip(contexts, drafts, strict=True)]
+        return drafts, taken[0]
 
     def teach(self, context: DraftContext) -> None:
         """A sequence has these tokens now."""

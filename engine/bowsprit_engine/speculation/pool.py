@@ -1,9 +1,9 @@
 """The engine's drafters as one: what they propose for a step, and what they are told of the text.
 
-Decides the order of a step's drafting: beliefs by calibrated probabilities (beliefs.py), every draft scored on the
-emitted text (scoring.py), also at K = 0. Who drafts in a step is drafting.py's matter, how many tokens each may propose
-policy.py's, how many are verified that of windows.py. Works without a model: sequences in, their emitted tokens fed
-back by `learn`.
+Decides the order of a step's drafting. What is believed of drafts, by calibrated probabilities, and what becomes of
+each on the emitted text, also at K = 0, is the ledger's matter (ledger.py), who drafts in a step drafting.py's, how
+many tokens each may propose policy.py's, how many are verified that of windows.py. Works without a model: sequences
+in, their emitted tokens fed back by `learn`.
 """
 
 from __future__ import annotations
@@ -13,15 +13,17 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 
 from bowsprit_engine.core.sequence import LiveSequence
 from bowsprit_engine.speculation.asking import Sampling
-from bowsprit_engine.speculation.beliefs import Beliefs
+from bowsprit_engine.speculation.contexts import Texts
 from bowsprit_engine.speculation.drafters.base import Drafter
 from bowsprit_engine.speculation.drafting import Drafting
+from bowsprit_engine.speculation.ledger import Ledger
+from bowsprit_engine.speculation.ledgers import best_ledger
 from bowsprit_engine.speculation.members import Members
 from bowsprit_engine.speculation.pool_state import PoolState
 from bowsprit_engine.speculation.prices import Prices
 from bowsprit_engine.speculation.proposal import AHEAD, PoolReport, Proposal
 from bowsprit_engine.speculation.question import Question
-from bowsprit_engine.speculation.scoring import Scores, Watched
+from bowsprit_engine.speculation.scoring import Watched
 from bowsprit_engine.speculation.shadow import Shadows
 from bowsprit_engine.speculation.silence import Silence
 
@@ -30,15 +32,28 @@ class DrafterPool:
     """The engine's drafters, in the order in which they are asked."""
 
     def __init__(
-        self, drafters: Sequence[Drafter], *, vocab_size: int, clock: Callable[[], float] = lambda: time.perf_counter()
+        self,
+        drafters: Sequence[Drafter],
+        *,
+        vocab_size: int,
+        clock: Callable[[], float] = lambda: time.perf_counter(),
+        ledger: Callable[[Sequence[Drafter]], Ledger] | None = None,
     ) -> None:
-        """`clock`: by which asking a drafter is priced, in seconds; a replay may state prices instead."""
+        """`clock`: by which asking a drafter is priced, in seconds; a replay may state prices instead.
+
+        `ledger`: what keeps the accounts, if not the best that is there.
+        """
         prices = Prices(clock)
         members = Members(drafters, vocab_size=vocab_size, prices=prices)
-        beliefs = Beliefs(members.drafters)
         self.drafters = members.drafters
         self.shadows = Shadows(vocab_size=vocab_size)
-        self.state = PoolState(members=members, prices=prices, beliefs=beliefs, scores=Scores(), sampling=Sampling())
+        self.state = PoolState(
+            members=members,
+            prices=prices,
+            ledger=(ledger or best_ledger())(members.drafters),
+            texts=Texts(),
+            sampling=Sampling(),
+        )
         self._silence: Silence | None = None
 
     def draft(
@@ -80,28 +95,20 @@ class DrafterPool:
         self.state.prices.note_expected(
             len(sequences) + sum([sum(proposal.survivals) for proposal in proposals]), sequences=len(sequences)
         )
-        for sequence, proposal in zip(sequences, proposals, strict=True):
-            scores = self.state.scores.known(sequence)
-            if scores is not None and scores.pending:
-                scores.grant(proposal, start=len(sequence.token_ids))
+        self.state.ledger.grant(sequences, proposals)
 
-    def learn(self, sequence: LiveSequence) -> list[Watched]:
+    def learn(self, sequence: LiveSequence) -> Sequence[Watched]:
         """A live sequence has new tokens: score drafts by them and let drafters learn."""
-        scores = self.state.scores.known(sequence)
-        watched: list[Watched] = []
-        if scores is not None and scores.pending:
-            with self.state.prices.handling():
-                watched = scores.score(sequence.token_ids, self.state.beliefs.learners)
+        with self.state.prices.handling():
+            watched = self.state.ledger.learn(sequence)
         self._teach(sequence)
         return watched
 
-    def forget(self, sequence: LiveSequence) -> list[Watched]:
+    def forget(self, sequence: LiveSequence) -> Sequence[Watched]:
         """The sequence ended: score what is left, and drop what is kept of it."""
-        scores = self.state.scores.known(sequence)
-        learners = self.state.beliefs.learners
-        watched = [] if scores is None else scores.score(sequence.token_ids, learners, at_end=True)
+        watched = self.state.ledger.forget(sequence)
         self._teach(sequence)
-        self.state.scores.drop(sequence)
+        self.state.texts.drop(sequence)
         self.shadows.forget(sequence)
         self.state.members.forget(sequence.request_id)
         return watched
@@ -119,10 +126,8 @@ class DrafterPool:
         """A drafter was swapped: what is known of it is void."""
         self._silence = None
         self.state.prices.forget(name)
-        for slot in (name, name + AHEAD):
-            self.state.beliefs.forget(slot)
-        self.state.scores.void((name, name + AHEAD))
+        self.state.ledger.void((name, name + AHEAD))
 
     def _teach(self, sequence: LiveSequence) -> None:
         if self.state.members.has_learner:
-            self.state.members.teach(self.state.scores.text_of(sequence, 1))
+            self.state.members.teach(self.state.texts.of(sequence, 1))

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from bowsprit_engine.speculation.asking import Sampling
-from bowsprit_engine.speculation.beliefs import Beliefs
+from bowsprit_engine.speculation.contexts import Texts
+from bowsprit_engine.speculation.ledger import Ledger
 from bowsprit_engine.speculation.members import Members
 from bowsprit_engine.speculation.prices import Prices
-from bowsprit_engine.speculation.scoring import Scores
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,6 +17,6 @@ class PoolState:
 
     members: Members
     prices: Prices
-    beliefs: Beliefs
-    scores: Scores
+    ledger: Ledger
+    texts: Texts
     sampling: Sampling

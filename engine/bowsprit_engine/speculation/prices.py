@@ -9,7 +9,7 @@ at most: it shuts nobody up. Refuses to know what drafts are worth.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 
 from bowsprit_engine.speculation.drafters.base import Drafter
@@ -71,6 +71,7 @@ class Prices:
         self._contended_step: float | None = None
         self._handling = _Handling()  # of any draft
         self._costly_handling = _Handling()  # of a costly drafter's, beyond that
+        self._span, self._costly_span = _Span(self, self._handling), _Span(self, self._costly_handling)
         self.tokens_per_sequence = 1.0  # that steps are expected to emit
 
     def note_step(self, seconds: float, *, is_contended: bool) -> None:
@@ -102,13 +103,17 @@ class Prices:
         self._handling.begin_step()
         self._costly_handling.begin_step()
 
-    @contextmanager
-    def handling(self, *, costly: bool = False) -> Iterator[None]:
-        """What is done within, but for asking, is part of the price of every draft, or of a costly drafter's."""
-        begin, asked = self._clock(), self._asked_seconds
-        yield
-        seconds = self._clock() - begin - (self._asked_seconds - asked)
-        (self._costly_handling if costly else self._handling).seconds += seconds
+    def handling(self, *, costly: bool = False) -> AbstractContextManager[None]:
+        """What is done within, but for asking, is part of the price of every draft, or of a costly drafter's.
+
+        Not to be nested.
+        """
+        return self._costly_span if costly else self._span
+
+    @property
+    def own_seconds(self) -> float:
+        """By the clock, but for asking."""
+        return self._clock() - self._asked_seconds
 
     @contextmanager
     def asking(self, drafter: Drafter, *, sequences: int, tokens: int) -> Iterator[list[float]]:
@@ -137,10 +142,12 @@ class Prices:
         """What asking every count-based one of them for all takes of a step."""
         return batch * sum(self._look_up_share(drafter) for drafter in drafters if drafter.type in COUNT_BASED)
 
-    def call(self, drafter: Drafter, tokens: int) -> float:
-        """Of a step, what a costly drafter's call takes for drafts of so many tokens, for however many sequences."""
+    def calls(self, drafter: Drafter, *, most: int) -> list[float]:
+        """Of a step, what a costly drafter's calls for drafts of 1, 2, … `most` take, for however many sequences."""
         calls = self._calls.get(drafter.name)
-        return 0.0 if calls is None else self._share(calls.of(tokens))
+        if calls is None:
+            return [0.0] * most
+        return [self._share(calls.of(tokens)) for tokens in range(1, most + 1)]
 
     @property
     def handling_share(self) -> float:
@@ -172,6 +179,21 @@ class _Handling:
             known = self.seconds_per_draft or latest
             self.seconds_per_draft = _moved(known, min(latest, MOST_GROWTH * known))
         self.seconds, self.num_drafts = 0.0, 0
+
+
+class _Span(AbstractContextManager[None]):
+    """From entering to leaving it, as handling of drafts. One object for all, since steps enter it a dozen times."""
+
+    def __init__(self, prices: Prices, handling: _Handling) -> None:
+        self._prices = prices
+        self._handling = handling
+        self._begin = 0.0
+
+    def __enter__(self) -> None:
+        self._begin = self._prices.own_seconds
+
+    def __exit__(self, *_: object) -> None:
+        self._handling.seconds += self._prices.own_seconds - self._begin
 
 
 def _moved(old: float | None, new: float) -> float:

@@ -8,7 +8,7 @@ asks.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import accumulate
 from operator import mul
 from typing import Self
@@ -16,8 +16,6 @@ from typing import Self
 from bowsprit_engine.core.sequence import LiveSequence
 from bowsprit_engine.speculation.asking import Record
 from bowsprit_engine.speculation.confidence import Fortune, Learns, Rate, TokenKind
-from bowsprit_engine.speculation.contexts import context_of
-from bowsprit_engine.speculation.drafters.base import DraftContext
 from bowsprit_engine.speculation.proposal import Proposal
 from bowsprit_engine.speculation.verify import num_leading_equal
 
@@ -86,7 +84,6 @@ class SequenceScores:
     fortunes: dict[str, Fortune] = field(default_factory=dict)
     pending: dict[str, Pending] = field(default_factory=dict)
     records: dict[str, Record] = field(default_factory=dict)  # by drafter that is asked only where it is worth it
-    contexts: dict[int, DraftContext] = field(default_factory=dict)  # for count-based drafters, by most tokens
 
     def fortune(self, drafter: str) -> Fortune:
         fortune = self.fortunes.get(drafter)
@@ -168,19 +165,11 @@ class Scores:
             records[slot] = Record(overall=self._overall.setdefault(slot, Rate()))
         return records[slot]
 
-    def text_of(self, sequence: LiveSequence, cap: int) -> DraftContext:
-        """What a count-based drafter may look at: no state of the target. Kept, since the tokens are the live ones."""
-        contexts = self.of(sequence).contexts
-        if cap not in contexts:
-            contexts[cap] = replace(context_of(sequence, cap), hidden=None)
-        return contexts[cap]
-
     def drop(self, sequence: LiveSequence) -> None:
         """It ended."""
         self._of.pop(sequence.request_id, None)
 
-    def void(self, slots: Iterable[str]) -> None:
-        """Their drafts wait for nothing any more."""
-        for slot in slots:
-            for scores in self._of.values():
-                scores.pending.pop(slot, None)
+    def void(self, slot: str) -> None:
+        """Its drafts wait for nothing any more."""
+        for scores in self._of.values():
+            scores.pending.pop(slot, None)

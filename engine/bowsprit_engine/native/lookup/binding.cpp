@@ -4,46 +4,14 @@
 // for `bowsprit_lookup_error` otherwise.
 
 #include <algorithm>
-#include <exception>
-#include <stdexcept>
 #include <string>
 
 #include "lookup.hpp"
+#include "words.hpp"
 
 using namespace bowsprit;
 
 namespace {
-
-thread_local std::string last_error;
-
-template <typename Work>
-int guarded(Work work) {
-  try {
-    work();
-    return 0;
-  } catch (const std::exception& error) {
-    last_error = error.what();
-  }
-  return 1;
-}
-
-// Takes messages apart. Throws for one that is cut off.
-class Words {
- public:
-  Words(const int32_t* words, int64_t num) : next_(words), end_(words + num) {}
-  bool is_empty() const { return next_ == end_; }
-  int32_t next() { return take(1)[0]; }
-  std::span<const int32_t> take(int64_t num) {
-    if (num < 0 || num > end_ - next_)
-      throw std::invalid_argument("a message of " + std::to_string(num) + " words where " +
-                                  std::to_string(end_ - next_) + " are left");
-    next_ += num;
-    return {next_ - num, static_cast<size_t>(num)};
-  }
-
- private:
-  const int32_t *next_, *end_;
-};
 
 uint32_t sequence(const Lookup& lookup, int32_t number) {
   if (!lookup.has(static_cast<uint32_t>(number)))

@@ -83,7 +83,7 @@ size_t Lookup::draft(uint32_t number, size_t most, std::span<const Token> ahead,
     double sureness = -1.0;
     for (int i = 0; i < num_said; i++) {
       Rate& rate = rate_of(said[i], others);
-      const double sure = (rate.matched + kLean * (belief(said[i].match) * said[i].share)) / (rate.judged + kLean);
+      const double sure = rate.leaning(belief(said[i].match) * said[i].share, kLean);
       awaited.words[i] = {&rate, said[i].token};
       if (sure > sureness || (sure == sureness && said[i].token > awaited.token)) {
         sureness = sure;
@@ -113,8 +113,7 @@ void Lookup::judge(Followed& followed) {
     const Token token = followed.text[index];
     for (int i = 0; i < awaited[offset].num_words; i++) {
       Rate& rate = *awaited[offset].words[i].rate;
-      rate.matched = rate.matched * kKeep + (awaited[offset].words[i].token == token ? 1.0 : 0.0);
-      rate.judged = rate.judged * kKeep + 1.0;
+      rate.count(awaited[offset].words[i].token == token ? 1.0 : 0.0, kKeep);
     }
     if (awaited[offset].token != token) break;
   }

@@ -12,14 +12,10 @@
 
 #include "answers.hpp"
 #include "own_context.hpp"
+#include "rate.hpp"
 #include "walk.hpp"
 
 namespace bowsprit {
-
-// Matched and judged tokens of one kind of case, the latest weighing most.
-struct Rate {
-  double matched = 0.0, judged = 0.0;
-};
 
 // What the other source said of the same place.
 enum class Others : uint8_t { kSilent, kSame, kDifferent };

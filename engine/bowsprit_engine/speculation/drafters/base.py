@@ -115,10 +115,15 @@ class ShadowableDrafter(Drafter, LoadableDrafter, Protocol):
         """`propose` by what `load_beside` or `load` returned. Called by the engine's thread only."""
 
 
+PLAIN_TOKENS, PLAIN_NUMBERS = frozenset({int}), frozenset({float, int})
+
+
 def why_unsound(drafts: Sequence[Draft], contexts: Sequence[DraftContext], *, vocab_size: int) -> str | None:
     """What makes a drafter's answer unusable: the wrong number of drafts or confidences, tokens that don't exist,
     values of other types than a draft's. NaN is a number here: the pool believes it least.
     """
+    if len(drafts) == len(contexts) and all(_is_plain(draft, vocab_size) for draft in drafts):
+        return None
     strange = [token for draft in drafts for token in draft.token_ids if not 0 <= token < vocab_size]
     short = [d for d in drafts if d.confidences is not None and len(d.confidences) != len(d.token_ids)]
     mistyped = [draft for draft in drafts if not _is_typed(draft)]
@@ -131,8 +136,18 @@ def why_unsound(drafts: Sequence[Draft], contexts: Sequence[DraftContext], *, vo
     )
 
 
+def _is_plain(draft: Draft, vocab_size: int) -> bool:
+    """Nearly every draft: every step asks of each, so the loops are the interpreter's own."""
+    tokens, sure = draft.token_ids, draft.confidences
+    if type(tokens) is not tuple or not {*map(type, tokens)} <= PLAIN_TOKENS:
+        return False
+    if tokens and not (min(tokens) >= 0 and max(tokens) < vocab_size):
+        return False
+    return sure is None or (type(sure) is tuple and len(sure) == len(tokens) and {*map(type, sure)} <= PLAIN_NUMBERS)
+
+
 def _is_typed(draft: Draft) -> bool:
-    if type(draft.token_ids) is not tuple:
+    if type(draft.token_ids) is not tuple or not all(hasattr(token, "__index__") for token in draft.token_ids):
         return False
     if draft.confidences is None:
         return True

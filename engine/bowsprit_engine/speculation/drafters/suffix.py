@@ -12,7 +12,7 @@ from functools import cache
 from typing import Literal, Protocol
 
 from bowsprit_engine.errors import WorldError
-from bowsprit_engine.speculation.drafters import suffix_in_cpp
+from bowsprit_engine.native.lookup_library import library
 from bowsprit_engine.speculation.drafters.base import Draft, DraftContext
 from bowsprit_engine.speculation.drafters.suffix_in_cpp import SuffixInCpp
 from bowsprit_engine.speculation.drafters.suffix_in_python import SuffixInPython
@@ -78,7 +78,7 @@ class SuffixDrafter:
 def best_look_up() -> LooksUp:
     """The native one where its library is built."""
     try:
-        suffix_in_cpp.library()
+        library()
     except WorldError as error:
         logger.warning("recent answers are looked up in Python, which takes ten times as long: %s", error)
         return SuffixInPython

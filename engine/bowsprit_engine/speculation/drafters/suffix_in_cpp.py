@@ -7,50 +7,20 @@ is compiled for any processor.
 
 from __future__ import annotations
 
-import ctypes
-import functools
 import weakref
 from array import array
 from collections.abc import Callable, Sequence
-from ctypes import byref, c_char_p, c_int, c_int32, c_int64, c_void_p
+from ctypes import byref, c_int32
 from dataclasses import dataclass
 from itertools import accumulate
 
-from bowsprit_engine.errors import WorldError
-from bowsprit_engine.native.loading import Signatures, open_library
-from bowsprit_engine.native.variants import LOOKUP, content_hash, search_path
+from bowsprit_engine.native.lookup_library import library
 from bowsprit_engine.speculation.drafters.base import Draft, DraftContext
 from bowsprit_engine.speculation.drafters.suffix_in_python import LEAD
 
 INT, DOUBLE = "i", "d"  # array's codes of C's types
 MOST_UNTOLD = 256  # words: what nobody looks up is told in small pieces, or the first question were a pause
 BYTES_PER_TOKEN = 192  # of memory for one kept token at most, its n-grams' places included (a test measures it)
-
-
-SIGNATURES: Signatures = {
-    "bowsprit_build": (c_char_p, []),
-    "bowsprit_lookup_error": (c_char_p, []),
-    "bowsprit_lookup_new": (c_void_p, [c_int64]),
-    "bowsprit_lookup_free": (None, [c_void_p]),
-    "bowsprit_lookup_follow": (c_int, [c_void_p, c_char_p, c_int64, c_void_p, c_int64, c_int64, c_void_p]),
-    "bowsprit_lookup_forget": (c_int, [c_void_p, c_int32]),
-    "bowsprit_lookup_tell": (c_int, [c_void_p, c_void_p, c_int64]),
-    "bowsprit_lookup_draft": (c_int, [c_void_p, c_void_p, c_int64, c_void_p, c_int64, c_void_p, c_void_p, c_void_p]),
-}
-
-
-@functools.cache
-def library() -> ctypes.CDLL:
-    """Loaded once per process. Raises WorldError naming where it was looked for."""
-    folders = search_path((LOOKUP,))
-    for folder in folders:
-        if (folder / LOOKUP.file_name).is_file():
-            return open_library(folder / LOOKUP.file_name, SIGNATURES, built_from=content_hash((LOOKUP,)))
-    raise WorldError(
-        f"no {LOOKUP.file_name} in {', '.join(dict.fromkeys(map(str, folders)))}: "
-        "build it with `python -m bowsprit_engine.native.build`",
-        reason="NativeLibraryMissing",
-    )
 
 
 @dataclass(slots=True, kw_only=True)
