@@ -25,6 +25,7 @@ TYPES = {
     "head": DrafterType.HEAD,
     "small": DrafterType.MODEL,
 }
+PRICES = [0.002 * 1.15**n for n in range(60)]  # tokens, up to 8
 
 
 class Diced:
@@ -54,26 +55,41 @@ class Diced:
         pass
 
 
+def overheard(ledger, heard):
+    """What a drafter is worth asking for is told at other prices too, or a difference would hide behind one price."""
+    due = ledger.due
+
+    def at_all_prices(slot, indices, *, price):
+        heard.extend((slot, limit, [*due(slot, indices, price=limit)]) for limit in PRICES)
+        return due(slot, indices, price=price)
+
+    ledger.due = at_all_prices
+
+
 class Service:
     """Two pools that are asked and told the same, by ledgers of either kind."""
 
     def __init__(self, seed, names):
-        self.dice, self.num_begun, self.running, self.pools = random.Random(seed), 0, [], []
-        for ledger in (LedgerInPython, LedgerInCpp):
+        self.dice, self.num_begun, self.running, self.pools, self.heard = random.Random(seed), 0, [], [], ([], [])
+        for ledger, heard in zip((LedgerInPython, LedgerInCpp), self.heard, strict=True):
             drafters = [Diced(name, seed) for name in names]
-            self.pools.append(
-                DrafterPool(
-                    drafters,
-                    vocab_size=10,
-                    clock=lambda drafters=drafters: sum(drafter.seconds for drafter in drafters),
-                    ledger=ledger,
-                )
+            pool = DrafterPool(
+                drafters,
+                vocab_size=10,
+                clock=lambda drafters=drafters: sum(drafter.seconds for drafter in drafters),
+                ledger=ledger,
             )
+            overheard(pool.state.ledger, heard)
+            self.pools.append(pool)
         self.names = names
 
     def both(self, ask):
         of_python, of_cpp = (ask(pool) for pool in self.pools)
         assert of_cpp == of_python
+        of_python_s, of_cpp_s = ([(slot, limit, sorted(due)) for slot, limit, due in heard] for heard in self.heard)
+        assert of_cpp_s == of_python_s
+        for heard in self.heard:
+            heard.clear()
         return of_python
 
     def step(self):

@@ -53,7 +53,11 @@ class Advance:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplayedStep:
-    """`seconds`: what it takes by the step times, None without them. `drafting_seconds`: of processor time here."""
+    """`seconds`: what it takes by the step times, None without them.
+
+    `drafting_seconds`: processor time here of asking, choosing, windows, scoring and learning; what a step without
+    drafts does too (judging what was drawn, emitting it) is left out.
+    """
 
     advances: tuple[Advance, ...]
     seconds: float | None
@@ -122,16 +126,19 @@ class Replay:
     def _step(self, running: Sequence[_Live]) -> ReplayedStep:
         begin = time.process_time()
         proposals, seconds = self._verified(running)
+        drafting = time.process_time() - begin
         advances = []
         for live, proposal in zip(running, proposals, strict=True):
             length = len(proposal.token_ids)
             verdict = judge(drawn=live.left[: length + 1], draft=proposal.token_ids, stop_token_ids=())
             _take(live, verdict.token_ids)
-            self._pool.learn(live.sequence)
             advances.append(
                 Advance(request_id=live.recording.request_id, num_drafted=length, num_emitted=len(verdict.token_ids))
             )
-        drafting = time.process_time() - begin
+        begin = time.process_time()
+        for live in running:
+            self._pool.learn(live.sequence)
+        drafting += time.process_time() - begin
         if seconds is not None:
             self._pool.note_step(seconds)
         return ReplayedStep(advances=tuple(advances), seconds=seconds, drafting_seconds=drafting)
