@@ -323,4 +323,4 @@ def test_logits_that_are_not_finite_end_a_constrained_request_too(serve):
     runner = FakeRunner()
     runner.poisoned = {(1, 2)}
     answer = serve(runner=runner).submit("r", [1, 2], grammar=toy_grammar.regex(WORDS)).wait()
-    assert (answer.finish_reason, answer.last.error_code) == (FinishReason.ERROR, None)
+    assert (answer.finish_reason, answer.last.error_code) == (FinishReason.ERROR, NOT_FINITE.code)
