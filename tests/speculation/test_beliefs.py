@@ -67,7 +67,7 @@ def test_far_tokens_of_drafts_that_are_cut_as_hopeless_count_as_adding_nothing()
         for confidence, is_match in ((0.95, True), (0.01, False)):
             (kind,) = heard(beliefs, confidence, row_price=0.5).kinds
             for learner in beliefs.learners:
-                learner.learn(kind, matched=is_match)
+                learner.learn(kind, matched=is_match, prior=0.5)
     for _ in range(400):
         sure, hopeless = heard(beliefs, 0.95, 0.95, row_price=0.5), heard(beliefs, 0.01, 0.01, row_price=0.5)
 

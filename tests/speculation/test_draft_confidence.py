@@ -28,7 +28,7 @@ def test_a_drafter_that_boasts_is_believed_what_comes_true():
     calibrator, dice = Calibrator(), random.Random(1)
     boast = kind(sureness=sureness_bucket(0.95))
     for _ in range(1000):
-        calibrator.learn(boast, matched=dice.random() < 0.2)
+        calibrator.learn(boast, matched=dice.random() < 0.2, prior=0.5)
 
     assert calibrator.probability(boast, prior=0.6) == pytest.approx(0.2, abs=0.05)
 
@@ -37,18 +37,42 @@ def test_a_kind_never_seen_leans_on_the_coarser_counts():
     """What is known of the same drafter, equally sure, and of nobody else."""
     calibrator = Calibrator()
     for _ in range(100):
-        calibrator.learn(kind(sureness=6), matched=False)
+        calibrator.learn(kind(sureness=6), matched=False, prior=0.5)
 
     assert calibrator.probability(kind(sureness=6, position=3, agreement=True), prior=0.6) < 0.1
     assert calibrator.probability(kind("other", sureness=6), prior=0.6) > 0.6
+
+
+def test_a_drafter_whose_word_came_to_nothing_is_doubted_in_kinds_that_were_never_judged():
+    """On a text that nobody foresees not every sureness must be tried; others are believed as before."""
+    calibrator = Calibrator()
+    unsure, sure = kind(sureness=sureness_bucket(0.3)), kind(sureness=sureness_bucket(0.9))
+    before = calibrator.probability(sure, prior=0.6)
+    for _ in range(20):
+        calibrator.learn(unsure, matched=False, prior=0.6)
+
+    assert calibrator.probability(sure, prior=0.6) < 0.4 * before
+    assert calibrator.probability(sure._replace(drafter="other"), prior=0.6) == before
+    calibrator.forget("d")
+    assert calibrator.probability(sure, prior=0.6) == before
+
+
+def test_a_drafter_that_is_better_than_its_word_is_believed_its_word_in_kinds_that_were_never_judged():
+    """What it does better it shows there too."""
+    calibrator = Calibrator()
+    before = calibrator.probability(kind(sureness=5), prior=0.6)
+    for _ in range(20):
+        calibrator.learn(kind(sureness=1), matched=True, prior=0.6)
+
+    assert calibrator.probability(kind(sureness=5), prior=0.6) == before
 
 
 def test_agreement_of_two_drafters_is_worth_more_where_it_was():
     """Counts apart: right when another agrees, wrong when not."""
     calibrator = Calibrator()
     for _ in range(50):
-        calibrator.learn(kind(agreement=True), matched=True)
-        calibrator.learn(kind(agreement=False), matched=False)
+        calibrator.learn(kind(agreement=True), matched=True, prior=0.5)
+        calibrator.learn(kind(agreement=False), matched=False, prior=0.5)
 
     assert calibrator.probability(kind(agreement=True), prior=0.5) > 0.9
     assert calibrator.probability(kind(agreement=False), prior=0.5) < 0.1
@@ -58,9 +82,9 @@ def test_what_was_true_long_ago_is_forgotten():
     """A drafter that turns good is believed after some hundred tokens."""
     calibrator = Calibrator()
     for _ in range(5000):
-        calibrator.learn(kind(), matched=False)
+        calibrator.learn(kind(), matched=False, prior=0.5)
     for _ in range(2000):
-        calibrator.learn(kind(), matched=True)
+        calibrator.learn(kind(), matched=True, prior=0.5)
 
     assert calibrator.probability(kind(), prior=0.5) > 0.9
 
@@ -79,7 +103,7 @@ def test_asking_changes_nothing_and_what_was_said_before_is_not_said_again(judge
         asked.probability(question, prior=0.4)
         asked.probability(learned, prior=0.4)
         for calibrator in (asked, unasked):
-            calibrator.learn(learned, matched=matched)
+            calibrator.learn(learned, matched=matched, prior=0.5)
         asked.probability(question, prior=0.4)
 
     for prior in (0.4, 0.6):
@@ -92,8 +116,8 @@ def test_a_swapped_drafter_begins_again_and_others_stay():
     """Its counts are those of other weights."""
     calibrator = Calibrator()
     for _ in range(100):
-        calibrator.learn(kind("old"), matched=True)
-        calibrator.learn(kind("stays"), matched=True)
+        calibrator.learn(kind("old"), matched=True, prior=0.5)
+        calibrator.learn(kind("stays"), matched=True, prior=0.5)
     calibrator.forget("old")
 
     assert calibrator.probability(kind("old"), prior=0.35) == 0.35

@@ -66,21 +66,25 @@ def stream(kinds, *, requests):
     return {f"{i}": (kinds[i % len(kinds)], [dice.randrange(50) for _ in range(LENGTH)]) for i in range(requests)}
 
 
+def live_sequence(name, text):
+    return LiveSequence.begin(
+        Request(
+            request_id=name,
+            prompt_token_ids=tuple(text[:2]),
+            sampling=SamplingParams(seed=0),
+            speculation=SpeculationParams(),
+            on_output=lambda _: None,
+        )
+    )
+
+
 def seconds(qualities, texts, curve, *, boast=None):
     """Seconds of each request, one after another, with these drafters and a pool that remembers."""
     drafters = [NoisyDrafter(name, quality, texts, boast) for name, quality in qualities.items()]
     pool = DrafterPool(drafters, vocab_size=50)
     taken = {}
     for name, (_, text) in texts.items():
-        live = LiveSequence.begin(
-            Request(
-                request_id=name,
-                prompt_token_ids=tuple(text[:2]),
-                sampling=SamplingParams(seed=0),
-                speculation=SpeculationParams(),
-                on_output=lambda _: None,
-            )
-        )
+        live = live_sequence(name, text)
         taken[name] = 0.0
         while len(live.token_ids) < LENGTH:
             (proposal,) = pool.draft([live], [dict.fromkeys(qualities, CAP)]).proposals
@@ -108,6 +112,38 @@ def test_the_pool_is_within_three_percent_of_the_best_drafter_of_each_request(mi
 
     assert oracle / together >= 0.97
     assert together < min(sum(taken.values()) for taken in alone)
+
+
+class HopelessHead(NoisyDrafter):
+    """Never right, each token as sure as its dice say."""
+
+    type = DrafterType.HEAD
+
+    def _one(self, context):
+        dice = random.Random(f"{context.request_id} {len(context.token_ids)}")
+        tokens = super()._one(context).token_ids
+        return Draft(token_ids=tokens, confidences=tuple(dice.random() for _ in tokens))
+
+
+def test_a_new_pool_stops_paying_for_a_head_that_is_never_right_within_its_first_drafts():
+    """A batch of eight, from the first token on: few rows are verified until its word is known to be worth nothing."""
+    texts = stream(["random"], requests=8)
+    head = HopelessHead("head", {"random": 0.0}, texts)
+    pool = DrafterPool([head], vocab_size=50, clock=lambda: 0.0)
+    lives = [live_sequence(name, text) for name, (_, text) in texts.items()]
+    row_share, rows = 0.04, 0  # of a step without drafts
+    for position in range(2, 66):
+        proposals = pool.draft(lives, [{"head": 4}] * 8, row_share=row_share).proposals
+        curve = [1.0 + row_share * n for n in range(33)]
+        granted = windows([proposal.survivals for proposal in proposals], curve, sure_tokens=8)
+        pool.grant(lives, [proposal.cut(n) for proposal, n in zip(proposals, granted, strict=True)])
+        rows += sum(granted)
+        for live in lives:
+            live.token_ids.append(texts[live.request_id][1][position])
+            pool.learn(live)
+        pool.note_step(0.01)
+
+    assert 0 < rows <= 8  # of 2,048 that might have been drafted; 64 steps of 8
 
 
 @pytest.mark.parametrize("curve", CURVES)

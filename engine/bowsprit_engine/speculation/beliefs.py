@@ -79,13 +79,21 @@ class Beliefs:
             kinds=tuple(kinds),
             survivals=tuple(survivals),
             gain=gain,
+            prior=prior,
         )
 
     def forced(self, token_ids: tuple[int, ...]) -> Candidate:
         """Tokens that a grammar leaves no choice about: sure but for another cutting of the same text into tokens."""
         kinds = tuple([TokenKind(NOBODY, position_bucket(i), None, None, AS_EXPECTED) for i in range(len(token_ids))])
         survivals = survivals_of([self._calibrator.probability(kind, prior=FORCED_PRIOR) for kind in kinds])
-        return Candidate(drafter=NOBODY, token_ids=token_ids, kinds=kinds, survivals=survivals, gain=sum(survivals))
+        return Candidate(
+            drafter=NOBODY,
+            token_ids=token_ids,
+            kinds=kinds,
+            survivals=survivals,
+            gain=sum(survivals),
+            prior=FORCED_PRIOR,
+        )
 
     def added(self, drafter: Drafter, *, most: int, fortune: int, row_price: float, had: float) -> Sequence[float]:
         """Tokens that a costly drafter's drafts of 1, 2, … `most` would add to the `had` of the best other draft.

@@ -1,8 +1,8 @@
 """How likely a drafted token is to match, given that all before it do: a drafter's word, corrected by what happened.
 
 Decides by counts of drafts alike (who drafted, how sure it was, how far out, whether another drafter agrees, how this
-sequence's drafts have fared), with forgetting, each leaning on the next coarser counts. Pure arithmetic; refuses to
-know sequences, tokens and step times.
+sequence's drafts have fared), with forgetting, each leaning on the next coarser counts, and the coarsest on what the
+drafter's word came to so far, of whatever kind. Pure arithmetic; refuses to know sequences, tokens and step times.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ HALF_LIFE_TOKENS = 500
 FORESIGHT_HALF_LIFE_TOKENS = 64  # a head that isn't worth asking is judged by rare probes: they must soon be believed
 LEAN = 8.0  # so many tokens' worth of belief has what the coarser counts say
 RAW_TRUST = 0.5  # of a drafter's own word, before anything is known; the rest is the prior of its type
+WORD_LEAN = 4.0  # so many matches' worth of belief has it that a drafter's word is kept
 CONFIDENCE_BUCKETS = 8
 POSITION_LIMITS = (0, 1, 3, 7)
 FORTUNE_KEEP = 0.9  # per judged token
@@ -39,8 +40,8 @@ class TokenKind(NamedTuple):
 class Learns(Protocol):
     """Who is told what became of drafted tokens."""
 
-    def learn(self, kind: TokenKind, *, matched: bool) -> None:
-        """A token of this kind was reached and judged."""
+    def learn(self, kind: TokenKind, *, matched: bool, prior: float) -> None:
+        """A token of this kind was reached and judged. `prior`: as it was asked for with."""
 
 
 @dataclass(slots=True)
@@ -76,6 +77,24 @@ class Fortune(Rate):
         return min(FORTUNE_BUCKETS - 1, int(self.matched / self.judged * FORTUNE_BUCKETS))
 
 
+@dataclass(slots=True)
+class Word:
+    """What a drafter promised, in matches, as it is believed where nothing is known, and how many came."""
+
+    promised: float = 0.0
+    came: float = 0.0
+
+    def count(self, *, promised: float, came: float, keep: float) -> None:
+        """One more token."""
+        self.promised = self.promised * keep + promised
+        self.came = self.came * keep + came
+
+    @property
+    def share_kept(self) -> float:
+        """At most all: one that is better than its word is believed by the counts of its kinds."""
+        return min(1.0, (self.came + WORD_LEAN) / (self.promised + WORD_LEAN))
+
+
 @cache
 def position_bucket(position: int) -> int:
     """0, 1, 2 to 3, 4 to 7, and beyond."""
@@ -94,9 +113,12 @@ def sureness_bucket(confidence: float | None) -> int | None:
 class Calibrator:
     """Counts of judged tokens. Used by the engine's thread only."""
 
-    def __init__(self, *, half_life_tokens: float = HALF_LIFE_TOKENS) -> None:
+    def __init__(self, *, half_life_tokens: float = HALF_LIFE_TOKENS, has_words: bool = True) -> None:
+        """`has_words`: whether what drafters promised of whatever kind tells of kinds that weren't judged yet."""
+        self._has_words = has_words
         self._keep = 0.5 ** (1 / half_life_tokens)
         self._rates: dict[tuple[object, ...], Rate] = {}
+        self._words: dict[str, Word] = {}  # by drafter
         self._levels: dict[TokenKind, tuple[Rate, ...]] = {}  # of each kind, the coarsest first
         self._values: dict[tuple[TokenKind, float], float] = {}  # by prior too, since anything was learned
 
@@ -110,22 +132,26 @@ class Calibrator:
             value = self._values[kind, prior] = self._leaning(kind, prior)
         return value
 
-    def learn(self, kind: TokenKind, *, matched: bool) -> None:
+    def learn(self, kind: TokenKind, *, matched: bool, prior: float) -> None:
         """A token of this kind was reached and judged."""
+        if self._has_words:
+            word = self._words.setdefault(kind.drafter, Word())
+            word.count(promised=_promise(kind, prior), came=matched, keep=self._keep)
         for rate in self._levels_of(kind):
             rate.count(matched=matched, keep=self._keep)
         self._values.clear()
 
     def forget(self, drafter: str) -> None:
         """A drafter was swapped: what is known of it is void."""
+        self._words.pop(drafter, None)
         self._rates = {key: rate for key, rate in self._rates.items() if key[0] != drafter}
         self._levels = {kind: levels for kind, levels in self._levels.items() if kind.drafter != drafter}
         self._values.clear()
 
     def _leaning(self, kind: TokenKind, prior: float) -> float:
-        value = prior
-        if kind.sureness is not None:
-            value += RAW_TRUST * ((kind.sureness + 0.5) / CONFIDENCE_BUCKETS - prior)
+        value, word = _promise(kind, prior), self._words.get(kind.drafter)
+        if word is not None:
+            value *= word.share_kept
         for rate in self._levels_of(kind):
             value = rate.leaning(value, lean=LEAN)  # of nothing judged: the value itself
         return value
@@ -147,22 +173,29 @@ class Foresight:
     def __init__(self, drafters: Iterable[str]) -> None:
         self._drafters = frozenset(drafters)
         self.num_learned = 0  # tokens
-        self._calibrator = Calibrator(half_life_tokens=FORESIGHT_HALF_LIFE_TOKENS)
+        self._calibrator = Calibrator(half_life_tokens=FORESIGHT_HALF_LIFE_TOKENS, has_words=False)
 
     def probabilities(self, drafter: str, *, most: int, fortune: int, prior: float) -> list[float]:
         """P(token i matches | all before it do), for i below `most`. `fortune`: bucket of the drafter's, there."""
         kinds = [TokenKind(drafter, position_bucket(i), None, None, fortune) for i in range(most)]
         return [self._calibrator.probability(kind, prior=prior) for kind in kinds]
 
-    def learn(self, kind: TokenKind, *, matched: bool) -> None:
+    def learn(self, kind: TokenKind, *, matched: bool, prior: float) -> None:
         """As the calibrator's."""
         if kind.drafter in self._drafters:
             self.num_learned += 1
-            self._calibrator.learn(kind._replace(sureness=None, agreement=None), matched=matched)
+            self._calibrator.learn(kind._replace(sureness=None, agreement=None), matched=matched, prior=prior)
 
     def forget(self, drafter: str) -> None:
         """As the calibrator's."""
         self._calibrator.forget(drafter)
+
+
+def _promise(kind: TokenKind, prior: float) -> float:
+    """What such a token is believed where nothing is known: half by the drafter's word, half by its type."""
+    if kind.sureness is None:
+        return prior
+    return prior + RAW_TRUST * ((kind.sureness + 0.5) / CONFIDENCE_BUCKETS - prior)
 
 
 def _coarse_to_fine(kind: TokenKind) -> tuple[tuple[object, ...], ...]:

@@ -42,12 +42,12 @@ CONSTANTS = (  # in the order of beliefs.hpp
     asking.OVERALL_KEEP,
     confidence.LEAN,
     confidence.RAW_TRUST,
+    confidence.WORD_LEAN,
     advantage.LEAN,
     advantage.DOUBT,
     asking.LEAN,
     scoring.PROMISE,
     beliefs.HOPELESS,
-    beliefs.FORCED_PRIOR,
 )
 
 
@@ -73,7 +73,7 @@ class LedgerInCpp:
         self._names = [NOBODY, AHEAD, *(slot for d in drafters for slot in (d.name, d.name + AHEAD))]  # by slot
         self._slots = {name: slot for slot, name in enumerate(self._names)}
         costly = [False, *(drafter.type not in COUNT_BASED for drafter in drafters)]
-        priors = [0.0, *(PRIORS[drafter.type].match for drafter in drafters)]
+        priors = [beliefs.FORCED_PRIOR, *(PRIORS[drafter.type].match for drafter in drafters)]
         self._costly = frozenset(2 * place for place, is_one in enumerate(costly) if is_one)
         slots = range(len(self._names))
         constants, is_costly = array(DOUBLE, CONSTANTS), array(INT, [slot in self._costly for slot in slots])

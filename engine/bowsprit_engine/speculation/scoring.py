@@ -31,7 +31,8 @@ def survivals_of(probabilities: Iterable[float]) -> tuple[float, ...]:
 class Candidate:
     """A draft and what is believed of it. `survivals[i]`: P(tokens 0..i all match).
 
-    `gain`: tokens that verifying it is expected to bring, less what its rows cost.
+    `gain`: tokens that verifying it is expected to bring, less what its rows cost. `prior`: P(a token of its drafter's
+    type matches).
     """
 
     drafter: str
@@ -39,6 +40,7 @@ class Candidate:
     kinds: tuple[TokenKind, ...]
     survivals: tuple[float, ...]
     gain: float
+    prior: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,7 +135,7 @@ class SequenceScores:
             if index >= pending.skipped:
                 kind = kinds[index - pending.skipped]
                 for learner in learners:
-                    learner.learn(kind, matched=is_match)
+                    learner.learn(kind, matched=is_match, prior=pending.candidate.prior)
                 self.fortune(kind.drafter).add(matched=is_match)
             if not is_match:
                 return True

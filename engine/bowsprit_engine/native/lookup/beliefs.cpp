@@ -35,19 +35,29 @@ auto Calibrator::levels_of(OfSlot& rates, const Kind& kind) {
                     &rates.by_position[position]};
 }
 
+// What such a token is believed where nothing is known: half by the drafter's word, half by its type.
+double Calibrator::promise(const Kind& kind, double prior) const {
+  if (!kind.sureness) return prior;
+  return prior + constants_.raw_trust * ((kind.sureness - 1 + 0.5) / kSurenessBuckets - prior);
+}
+
 double Calibrator::probability(const Kind& kind, double prior) const {
-  double value = prior;
-  if (kind.sureness) value += constants_.raw_trust * ((kind.sureness - 1 + 0.5) / kSurenessBuckets - prior);
-  if (const Rates* rates = of_slot_[kind.slot].get())
-    for (const Rate* rate : levels_of(*rates, kind)) value = rate->leaning(value, constants_.lean);
-  else
-    for (int level = 0; level < 4; level++) value = Rate().leaning(value, constants_.lean);
+  double value = promise(kind, prior);
+  const Rates* rates = of_slot_[kind.slot].get();
+  if (!rates) return value;  // leaning on nothing changes no bit: the lean is a power of two
+  if (has_words_)
+    value *= std::min(1.0, (rates->came + constants_.word_lean) / (rates->promised + constants_.word_lean));
+  for (const Rate* rate : levels_of(*rates, kind)) value = rate->leaning(value, constants_.lean);
   return value;
 }
 
-void Calibrator::learn(const Kind& kind, bool is_match) {
+void Calibrator::learn(const Kind& kind, bool is_match, double prior) {
   std::unique_ptr<Rates>& rates = of_slot_[kind.slot];
   if (!rates) rates = std::make_unique<Rates>();
+  if (has_words_) {
+    rates->promised = rates->promised * keep_ + promise(kind, prior);
+    rates->came = rates->came * keep_ + is_match;
+  }
   for (Rate* rate : levels_of(*rates, kind)) rate->count(is_match, keep_);
 }
 

@@ -18,8 +18,8 @@ namespace bowsprit {
 // The numbers that the definitions name; Python tells them, in this order.
 struct Constants {
   double calibrator_keep, foresight_keep, advantage_keep, fortune_keep, record_keep, overall_keep;
-  double lean, raw_trust, advantage_lean, doubt, record_lean;
-  double promise, hopeless, forced_prior;
+  double lean, raw_trust, word_lean, advantage_lean, doubt, record_lean;
+  double promise, hopeless;
 };
 
 constexpr int kFortunes = 5, kSurenesses = 9, kAgreements = 3, kPositions = 5;
@@ -36,25 +36,30 @@ int sureness_bucket(double confidence);  // from 1 on
 
 class Calibrator {
  public:
-  Calibrator(const Constants& constants, double keep, size_t num_slots)
-      : constants_(constants), keep_(keep), of_slot_(num_slots) {}
+  // `has_words`: whether what a drafter promised of whatever kind tells of kinds that weren't judged yet.
+  Calibrator(const Constants& constants, double keep, size_t num_slots, bool has_words)
+      : constants_(constants), keep_(keep), has_words_(has_words), of_slot_(num_slots) {}
 
   double probability(const Kind& kind, double prior) const;
-  void learn(const Kind& kind, bool is_match);
+  void learn(const Kind& kind, bool is_match, double prior);
   void forget(uint16_t slot) { of_slot_[slot].reset(); }
 
  private:
-  struct Rates {  // the coarsest first
+  struct Rates {
+    double promised = 0.0, came = 0.0;  // matches
+    // The coarsest first.
     std::array<Rate, kSurenesses> by_sureness;
     std::array<Rate, kSurenesses * kFortunes> by_fortune;
     std::array<Rate, kSurenesses * kFortunes * kAgreements> by_agreement;
     std::array<Rate, kSurenesses * kFortunes * kAgreements * kPositions> by_position;
   };
+  double promise(const Kind& kind, double prior) const;
   template <typename OfSlot>
   static auto levels_of(OfSlot& rates, const Kind& kind);
 
   const Constants& constants_;
   const double keep_;
+  const bool has_words_;
   std::vector<std::unique_ptr<Rates>> of_slot_;
 };
 

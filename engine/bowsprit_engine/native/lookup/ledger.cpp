@@ -24,8 +24,8 @@ std::vector<int32_t> joined(Tokens first, Tokens second) {
 Ledger::Ledger(const Constants& constants, std::vector<SlotInfo> slots)
     : constants_(constants),
       slots_(std::move(slots)),
-      calibrator_(constants_, constants_.calibrator_keep, slots_.size()),
-      foresight_(constants_, constants_.foresight_keep, slots_.size()),
+      calibrator_(constants_, constants_.calibrator_keep, slots_.size(), true),
+      foresight_(constants_, constants_.foresight_keep, slots_.size(), false),
       advantages_(constants_),
       overall_(slots_.size()) {}
 
@@ -242,7 +242,7 @@ void Ledger::survivals(size_t index, std::vector<double>& out) {
     double survival = 1.0;
     for (size_t i = 0; i < one.forced.size(); i++) {
       const Kind kind{.position = static_cast<uint8_t>(position_bucket(i)), .fortune = kAsExpected};
-      survival *= calibrator_.probability(kind, constants_.forced_prior);
+      survival *= calibrator_.probability(kind, slots_[0].prior);
       forced.kinds.push_back(kind);
       forced.survivals.push_back(survival);
     }
@@ -297,11 +297,11 @@ bool Ledger::is_decided(Sequence& sequence, Pending& pending, int64_t begin, Tok
     const bool is_match = drafted[index] == tokens[static_cast<size_t>(place - begin)];
     if (index >= pending.skipped) {
       Kind kind = pending.candidate.kinds[index - pending.skipped];
-      calibrator_.learn(kind, is_match);
+      calibrator_.learn(kind, is_match, slots_[kind.slot].prior);
       sequence.fortunes[kind.slot].count(is_match, constants_.fortune_keep);
       if (slots_[kind.slot].is_costly) {
         kind.sureness = kind.agreement = 0;
-        foresight_.learn(kind, is_match);
+        foresight_.learn(kind, is_match, slots_[kind.slot].prior);
       }
     }
     if (!is_match) return true;
