@@ -91,6 +91,27 @@ def test_tokens_outside_the_vocabulary_break_the_drafter(token_id):
     assert (report.proposals, strange.state) == ((Proposal(),), DrafterState.BROKEN)
 
 
+@pytest.mark.parametrize(
+    "draft",
+    [
+        Draft(token_ids=(7.0,)),
+        Draft(token_ids=[7]),
+        Draft(token_ids=(7,), confidences=()),
+        Draft(token_ids=(7,), confidences=(0.5, 0.5)),
+        Draft(token_ids=(7,), confidences=("sure",)),
+    ],
+)
+def test_what_is_no_draft_breaks_the_drafter_and_no_request(draft):
+    """Whatever it is made of: the others draft on."""
+    strange = head()
+    strange.propose = lambda contexts: [draft] * len(contexts)
+    pool = DrafterPool([strange, counts({"a": (3, 4)})], vocab_size=10)
+
+    report = pool.draft([sequence("a"), sequence("b")], [CAPS, CAPS])
+
+    assert ([p.token_ids for p in report.proposals], strange.state) == ([(3, 4), ()], DrafterState.BROKEN)
+
+
 def test_of_a_draft_longer_than_asked_for_the_first_tokens_count():
     """A drafter that ignores its limit takes no rows beyond the table's."""
     eager = head()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -115,14 +116,11 @@ class ShadowableDrafter(Drafter, LoadableDrafter, Protocol):
         """`propose` by what `load_beside` or `load` returned. Called by the engine's thread only."""
 
 
-PLAIN_TOKENS, PLAIN_NUMBERS = frozenset({int}), frozenset({float, int})
-
-
 def why_unsound(drafts: Sequence[Draft], contexts: Sequence[DraftContext], *, vocab_size: int) -> str | None:
     """What makes a drafter's answer unusable: the wrong number of drafts or confidences, tokens that don't exist,
     values of other types than a draft's. NaN is a number here: the pool believes it least.
     """
-    if len(drafts) == len(contexts) and all(_is_plain(draft, vocab_size) for draft in drafts):
+    if len(drafts) == len(contexts) and _are_plain(drafts, vocab_size):
         return None
     strange = [token for draft in drafts for token in draft.token_ids if not 0 <= token < vocab_size]
     short = [d for d in drafts if d.confidences is not None and len(d.confidences) != len(d.token_ids)]
@@ -136,14 +134,21 @@ def why_unsound(drafts: Sequence[Draft], contexts: Sequence[DraftContext], *, vo
     )
 
 
-def _is_plain(draft: Draft, vocab_size: int) -> bool:
-    """Nearly every draft: every step asks of each, so the loops are the interpreter's own."""
-    tokens, sure = draft.token_ids, draft.confidences
-    if type(tokens) is not tuple or not {*map(type, tokens)} <= PLAIN_TOKENS:
+def _are_plain(drafts: Sequence[Draft], vocab_size: int) -> bool:
+    """Nearly all: every step asks, so of all drafts together, and the inner loops are the interpreter's own."""
+    said: list[tuple[float, ...]] = []
+    for draft in drafts:
+        tokens, sure = draft.token_ids, draft.confidences
+        if type(tokens) is not tuple:
+            return False
+        if sure is not None:
+            if type(sure) is not tuple or len(sure) != len(tokens):
+                return False
+            said.append(sure)
+    all_tokens = [*chain.from_iterable([draft.token_ids for draft in drafts])]
+    if not {*map(type, all_tokens)} <= {int} or not {*map(type, chain.from_iterable(said))} <= {float, int}:
         return False
-    if tokens and not (min(tokens) >= 0 and max(tokens) < vocab_size):
-        return False
-    return sure is None or (type(sure) is tuple and len(sure) == len(tokens) and {*map(type, sure)} <= PLAIN_NUMBERS)
+    return not all_tokens or (min(all_tokens) >= 0 and max(all_tokens) < vocab_size)
 
 
 def _is_typed(draft: Draft) -> bool:
