@@ -6,19 +6,23 @@ where the token that would be drawn without one may not follow. The library coun
 what it has seen, drafts that were refused and other sequences included: so that count never ends an answer, except that
 of a grammar which is called costly. Such a grammar has its lexer to itself and a mask at every token, and nothing is
 drafted for it.
+A lexer's memory is bounded too, and there are never more lexers that grow than sequences that run: those of one grammar
+share one, and a sequence that waits has none (core/lexers.py).
 llguidance has the grammars; compiling happens in the caller's thread, not in the engine's. Refuses to know where a
 grammar comes from (schemas, tools, expressions: the server's matter) and what is drawn.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 from numpy.typing import NDArray
 
+from bowsprit_engine.core.lexers import Lexers, lexer_states
 from bowsprit_engine.errors import CallerError
 from bowsprit_engine.speculation.verify import num_leading_equal
 
@@ -29,8 +33,6 @@ MAX_SYMBOLS = 10_000
 MAX_ITEMS = 10_000
 COSTLY_FUEL = 200_000  # of a costly grammar's lexer for one mask, 15 to 30 ms
 UNBOUND_FUEL = 2**62  # of any other's: what would be too much is to be called costly before it is compiled
-MIN_LEXER_STATES = 250_000  # that a lexer remembers, 35 to 120 MB; when it is full, an empty one begins
-ANSWER_STATES = 100_000  # of them, for the text before a mask
 FAILED = "grammar_failed"
 
 Allowed = NDArray[np.bool_]  # [vocab], True where a token may be drawn
@@ -49,7 +51,7 @@ class GrammarCompiler:
         self.tokenizer = tokenizer
         self._vocab_size = vocab_size
         self._eos = frozenset(token for token in eos_token_ids if token < vocab_size)
-        self._lexer_states = max(MIN_LEXER_STATES, _num_bytes(tokenizer) + ANSWER_STATES)
+        self._lexer_states = lexer_states(vocab_size)
 
     def compile(self, source: str, *, is_costly: bool = False, limits: LLParserLimits | None = None) -> CompiledGrammar:
         """A grammar from llguidance's own notation (`grammar_from_*`). Raises CallerError with the library's words.
@@ -64,6 +66,7 @@ class GrammarCompiler:
                 step_max_items=MAX_ITEMS,
                 step_lexer_fuel=COSTLY_FUEL if is_costly else UNBOUND_FUEL,
                 max_lexer_states=self._lexer_states,
+                precompute_large_lexemes=not is_costly,  # what it has no fuel for: 13,000 states of one were seen
                 verbose_errors=False,
             )
 
@@ -76,8 +79,8 @@ class GrammarCompiler:
         if matcher.is_error():
             raise CallerError(words_of(matcher.get_error()))
         return CompiledGrammar(
-            matcher=matcher,
-            fresh=fresh,
+            lexers=Lexers(matcher, fresh),
+            num_characters=len(source),
             is_costly=is_costly,
             eos_token_ids=self._eos,
             vocab_size=self._vocab_size,
@@ -85,16 +88,16 @@ class GrammarCompiler:
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, weakref_slot=True)
 class CompiledGrammar:
-    """A grammar that no sequence has begun. `mask_size`: tokens of the tokenizer, which may be more than logits.
+    """A grammar, and the lexers of the sequences that are in it. `num_characters`: of its source.
 
-    Copies of `matcher` share a lexer, warm and with one memory; `fresh` makes one that shares nothing. `is_costly`:
-    what the lexer may do for a mask is limited, and must not depend on what else it was asked.
+    `mask_size`: tokens of the tokenizer, which may be more than logits. `is_costly`: what a lexer may do for a mask is
+    limited, and must not depend on what else it was asked.
     """
 
-    matcher: LLMatcher
-    fresh: Callable[[], LLMatcher]
+    lexers: Lexers
+    num_characters: int
     is_costly: bool
     eos_token_ids: frozenset[int]
     vocab_size: int
@@ -108,14 +111,21 @@ class GrammarState:
     """Where one sequence is in its grammar. Only the engine's thread touches it; preemption doesn't concern it.
 
     A step's rows are walked by `follow`, `mask` and `take`, which look at the place after the tokens that were taken;
-    `go_back` forgets these, `advance` keeps those of them that were emitted.
+    `go_back` forgets these, `advance` keeps those of them that were emitted. `beginning`: the grammar before any token,
+    over this sequence's lexer; None until the sequence first asks for anything.
     """
 
     def __init__(self, grammar: CompiledGrammar) -> None:
         self._grammar = grammar
-        self._matcher = grammar.fresh() if grammar.is_costly else grammar.matcher.deep_copy()
+        self.beginning: LLMatcher | None = None
         self._emitted: list[int] = []
         self._taken: list[int] = []  # since; the matcher is after them
+
+    @cached_property
+    def _matcher(self) -> LLMatcher:
+        lexers = self._grammar.lexers
+        self.beginning = lexers.unshared() if self._grammar.is_costly else lexers.shared_by(self)
+        return self.beginning.deep_copy()
 
     def num_possible(self, draft: Sequence[int]) -> int:
         """Leading tokens of a draft that may all be emitted, an end token not counted: its row could give no bonus.
@@ -218,18 +228,14 @@ class GrammarState:
 
     def _begin_again(self) -> None:
         """A matcher that failed never recovers."""
-        self._matcher = self._grammar.fresh()
+        self.beginning = self._grammar.lexers.fresh()
+        self._matcher = self.beginning.deep_copy()
         self._matcher.consume_tokens([*self._emitted, *self._taken])
 
 
 def words_of(error: str) -> str:
     """The library's message without its state dump."""
     return error.split("\n<non-verbose/>")[0].strip()[:1000]
-
-
-def _num_bytes(tokenizer: LLTokenizer) -> int:
-    """Of all tokens: more than a lexer's steps for one mask, which walks through their common beginnings once."""
-    return sum(len(tokenizer.decode_bytes([token])) for token in range(tokenizer.vocab_size))
 
 
 def _mask(matcher: LLMatcher, size: int) -> Allowed:

@@ -89,7 +89,7 @@ class _OpenAIPort:
         _check_model(body.model, served)
         use = tool_use(body, served.prompts.tool_format)
         prompt = await _beside(partial(served.prompts.chat, body, use), num_bytes=num_bytes)
-        grammar = await grammar_of(body, served, use)
+        grammar = await grammar_of(body, request.headers, served, use)
         plan = plan_of(body, request.headers, served, prompts=[prompt], prefix="chatcmpl", grammar=grammar)
         return await _answer(request, served, _asked("chat", body, plan, use))
 
@@ -101,7 +101,7 @@ class _OpenAIPort:
         body, num_bytes = _parsed(content, CompletionBody), len(content)
         _check_model(body.model, served)
         prompts = await _beside(partial(served.prompts.completion, body), num_bytes=num_bytes)
-        grammar = await grammar_of(body, served, None)
+        grammar = await grammar_of(body, request.headers, served, None)
         plan = plan_of(body, request.headers, served, prompts=prompts, prefix="cmpl", grammar=grammar)
         return await _answer(request, served, _asked("completion", body, plan, None))
 

@@ -18,7 +18,9 @@ from bowsprit_engine.server.tools import ToolUse, call_structure
 from bowsprit_engine.server.wire import MAX_CHOICES, ChatBody, CompletionBody
 
 
-async def grammar_of(body: ChatBody | CompletionBody, served: Served, use: ToolUse | None) -> CompiledGrammar | None:
+async def grammar_of(
+    body: ChatBody | CompletionBody, headers: Mapping[str, str], served: Served, use: ToolUse | None
+) -> CompiledGrammar | None:
     """What the answer must keep to, None for nothing.
 
     Calls that may be made, but needn't, are not held to schemas that can't be executed: free text is allowed then, and
@@ -34,8 +36,9 @@ async def grammar_of(body: ChatBody | CompletionBody, served: Served, use: ToolU
         answer = structure_of(body)
         return answer if use is None else call_structure(use, answer)
 
+    tenant = served.capture.tenant(headers, user=body.user)
     try:
-        return await served.grammars.compile(structure, names_place=is_promised)
+        return await served.grammars.compile(structure, tenant=tenant, names_place=is_promised)
     except CallerError:
         if is_promised:
             raise
