@@ -20,7 +20,10 @@ class Parts:
         self.rows = []
         self.granted = None
 
-    def caps(self, *, batch, context):
+    def asking(self, name, draft_tokens):
+        return 0.0
+
+    def caps(self, *, batch, context, asking):
         return StepCaps(by_drafter={"d": 4}, has_windows=True)
 
     def curve(self, *, batch, rows, most, context):

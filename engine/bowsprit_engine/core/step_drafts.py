@@ -47,7 +47,7 @@ class StepDrafter:
 
     def draft(self, plan: StepPlan) -> StepDrafts:
         """Ask the pool for this step. Reserves the KV slots of what is kept."""
-        caps = self._policy.caps(batch=len(plan.decodes), context=plan.mean_context)
+        caps = self._policy.caps(batch=len(plan.decodes), context=plan.mean_context, asking=self._pool.asking)
         probed = self._probed(plan, caps)
         allowed = self._allowed(plan, caps, probed)
         bound = _bound(plan, caps, probed)

@@ -77,8 +77,13 @@ class PolicyExecutor:
         self._table.push(table)
         return self.status()
 
-    def caps(self, *, batch: int, context: float) -> StepCaps:
-        """The caps of the step that is about to run with `batch` decoding sequences."""
+    def caps(
+        self, *, batch: int, context: float, asking: Callable[[str, int], float] = lambda name, draft_tokens: 0.0
+    ) -> StepCaps:
+        """The caps of the step that is about to run with `batch` decoding sequences.
+
+        `asking`: what it takes to ask a drafter for so many tokens of one sequence, in steps.
+        """
         if self._mode == "off" or batch == 0:
             return StepCaps()
         allowed = self._table.caps(batch)
@@ -90,7 +95,7 @@ class PolicyExecutor:
         if any(by_drafter.values()) and probes.baseline_is_due():
             probes.steps_to_baseline = interval(self._lowering.gain(batch=batch, context=context))
             return StepCaps(is_baseline=True)
-        probe = self._due_probe(probes, allowed, lowered, batch=batch, context=context)
+        probe = self._due_probe(probes, allowed, lowered, batch=batch, context=context, asking=asking)
         return StepCaps(by_drafter=by_drafter, probe=probe, watch=self._max, has_windows=True)
 
     def curve(self, *, batch: int, rows: int, most: int, context: float) -> tuple[float, ...]:
@@ -122,13 +127,23 @@ class PolicyExecutor:
         return self._probes.setdefault(batch_bucket(batch), Probes())
 
     def _due_probe(
-        self, probes: Probes, allowed: Mapping[str, int], lowered: frozenset[str], *, batch: int, context: float
+        self,
+        probes: Probes,
+        allowed: Mapping[str, int],
+        lowered: frozenset[str],
+        *,
+        batch: int,
+        context: float,
+        asking: Callable[[str, int], float],
     ) -> Mapping[str, int] | None:
+        def draft_tokens_of(name: str) -> int:
+            return allowed.get(name) or self._max if name in lowered else self._max
+
         candidates = [name for name in self._types if self._is_usable(name)] if self._max > 0 else []
-        name = probes.probe_due(candidates)
+        name = probes.probe_due(candidates, asking=lambda name: asking(name, draft_tokens_of(name)))
         if name is None:
             return None
-        draft_tokens = allowed.get(name) or self._max if name in lowered else self._max
+        draft_tokens = draft_tokens_of(name)
         slowdown = self._times.slowdown(batch=batch, rows=batch + draft_tokens, context=context)
         probes.steps_to_probe = interval(slowdown - 1 if slowdown is not None else None)
         if name not in lowered and all(self._types[candidate] in COUNT_BASED for candidate in candidates):

@@ -117,6 +117,11 @@ class DrafterPool:
         """What a decode step took: the price of drafting is told in steps."""
         self.state.prices.note_step(seconds, is_contended=is_contended)
 
+    def asking(self, name: str, draft_tokens: int) -> float:
+        """What it takes to ask a drafter for so many tokens of one sequence, in steps, as far as it was measured."""
+        (drafter,) = (drafter for drafter in self.drafters if drafter.name == name)
+        return self.state.prices.alone(drafter, draft_tokens)
+
     @property
     def step_seconds(self) -> float | None:
         """Of a step now, as far as any was measured."""

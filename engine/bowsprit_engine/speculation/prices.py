@@ -149,6 +149,12 @@ class Prices:
             return [0.0] * most
         return [self._share(calls.of(tokens)) for tokens in range(1, most + 1)]
 
+    def alone(self, drafter: Drafter, tokens: int) -> float:
+        """Of a step, what asking for so many tokens of one sequence takes. 0 before any such question."""
+        if drafter.type in COUNT_BASED:
+            return self._look_up_share(drafter)
+        return self.calls(drafter, most=tokens)[-1] + self.handling_share
+
     @property
     def handling_share(self) -> float:
         """Of a step, what the pool takes for one draft of a costly drafter beside the call."""

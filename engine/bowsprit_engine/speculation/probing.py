@@ -1,14 +1,14 @@
 """When a step is a probe: one at K = 0, or one whose sequence is drafted by one drafter alone up to its limit.
 
-Decides the intervals: each kind comes as often as keeps its cost under half a percent of the steps. Refuses to know
-what probes find.
+Decides the intervals: each kind comes as often as keeps its cost under half a percent of the steps, and a drafter that
+takes long to ask is probed as seldom as that takes. Refuses to know what probes find.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
 
 PROBE_COST = 0.005
 SHORTEST_INTERVAL = 64
@@ -25,7 +25,8 @@ class Probes:
 
     steps_to_baseline: int = FIRST_BASELINE_PROBE
     steps_to_probe: int = UNKNOWN_INTERVAL
-    num_probes: int = 0
+    num_steps: int = 0
+    probed_at: dict[str, int] = field(default_factory=dict)  # by drafter, the step of its latest probe
     probed: str | None = None  # the drafter that the step under way probes
 
     def baseline_is_due(self) -> bool:
@@ -33,13 +34,20 @@ class Probes:
         self.steps_to_baseline -= 1
         return self.steps_to_baseline <= 0
 
-    def probe_due(self, candidates: Sequence[str]) -> str | None:
-        """The drafter that the step that begins should probe: each in its turn."""
+    def probe_due(self, candidates: Sequence[str], *, asking: Callable[[str], float]) -> str | None:
+        """The drafter that the step that begins should probe: each in its turn.
+
+        `asking`: what asking it costs, in steps. One for which that isn't earned yet keeps no other one waiting.
+        """
+        self.num_steps += 1
         self.steps_to_probe -= 1
-        if self.steps_to_probe > 0 or not candidates:
+        if self.steps_to_probe > 0:
             return None
-        self.probed = candidates[self.num_probes % len(candidates)]
-        self.num_probes += 1
+        earned = [name for name in candidates if PROBE_COST * self._steps_since(name) >= asking(name)]
+        if not earned:
+            return None
+        self.probed = max(earned, key=self._steps_since)
+        self.probed_at[self.probed] = self.num_steps
         return self.probed
 
     def heard_of(self, drafters: Collection[str]) -> None:
@@ -47,6 +55,9 @@ class Probes:
         if self.probed is not None and self.probed not in drafters:
             self.steps_to_probe = STEPS_TO_NEXT_TRY
         self.probed = None
+
+    def _steps_since(self, name: str) -> int:
+        return self.num_steps - self.probed_at.get(name, 0)
 
 
 def interval(cost: float | None) -> int:
