@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import ctypes
 import weakref
 
 import numpy as np
 import pytest
 
+from allocated import allocated_bytes
 from bowsprit_engine.core.grammar import CompiledGrammar, GrammarState
 from bowsprit_engine.core.lexers import lexer_bytes
 from core import toy_grammar
@@ -16,25 +16,6 @@ from fakes import FAKE_VOCAB
 NUM_TOKENS = 6_000
 GROWING = "(.*[a-m].{18}[^b])*"  # nearly every token is at a place that was never seen
 WORDS = "[a-t]+( [a-t]+)*"
-
-
-COUNTS = (
-    "arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks", "keepcost",
-)  # fmt: skip
-
-
-class _Allocated(ctypes.Structure):
-    """glibc's `struct mallinfo2`."""
-
-    _fields_ = tuple((name, ctypes.c_size_t) for name in COUNTS)
-
-
-def allocated_bytes() -> int:
-    """In use by all that isn't Python's own."""
-    libc = ctypes.CDLL("libc.so.6")
-    libc.mallinfo2.restype = _Allocated
-    now = libc.mallinfo2()
-    return int(now.uordblks + now.hblkhd)
 
 
 def walked(state: GrammarState, num_tokens: int) -> None:

@@ -8,7 +8,7 @@ from bowsprit_engine.model_settings import ModelSettings
 from bowsprit_engine.models.memory import largest_head_bytes
 from bowsprit_engine.server import assembly
 from bowsprit_engine.server.inspection import print_model
-from bowsprit_engine.speculation.drafters import suffix
+from bowsprit_engine.speculation.drafters import ngram, suffix
 from tiny_models import tiny_config, tiny_llama
 
 
@@ -45,8 +45,8 @@ def test_a_model_that_cannot_fit_is_refused_before_a_weight_is_read(tmp_path, li
     ("drafters", "expected"),
     [
         ([], {}),
-        (["ngram=NGram"], {}),
-        (["suffix=Suffix"], {"drafter suffix": suffix.memory()[0]}),
+        (["ngram=NGram"], {"drafter ngram": 8 * 256 * ngram.BYTES_PER_LIVE_TOKEN}),
+        (["suffix=Suffix"], {"drafter suffix": suffix.memory(live_tokens=8 * 256)[0]}),
         (
             ["one=Head", "two=Head"],
             dict.fromkeys(("drafter one", "drafter two"), 3 * largest_head_bytes(tiny_config())),
@@ -54,11 +54,27 @@ def test_a_model_that_cannot_fit_is_refused_before_a_weight_is_read(tmp_path, li
     ],
 )
 def test_each_drafter_is_budgeted_by_what_it_keeps(tmp_path, limit, drafters, expected):
-    """A head three times: who serves, its shadow, and one that is being loaded. Look-up by the answers it remembers."""
+    """A head three times: who serves, its shadow, and one that is being loaded. Look-up by what it follows, 8
+    sequences of 256 tokens, and the answers it remembers.
+    """
     limit(2 * GIB)
     tiny_llama(tmp_path, tiny_config())
     budget = assembly.memory_budget(settings(tmp_path, drafter=drafters), tiny_config(), itemsize=2)
     assert {part.name: part.num_bytes for part in budget.parts if part.name.startswith("drafter")} == expected
+
+
+def test_beside_a_gpu_look_up_takes_none_of_its_memory(tmp_path, limit):
+    """It is in the host's. Triton's steps are captured there, which torch's aren't."""
+    limit(2 * GIB)
+    tiny_llama(tmp_path, tiny_config())
+    expected = {"torch": {"drafter head"}, "triton": {"drafter head", "CUDA graphs"}}
+
+    for backend, parts in expected.items():
+        wanted = ModelSettings(
+            model=str(tmp_path), device="cuda:0", backend=backend, drafter=["ngram=NGram", "suffix=Suffix", "head=Head"]
+        )
+        budget = assembly.memory_budget(wanted, tiny_config(), itemsize=2)
+        assert {part.name for part in budget.parts} == {"weights", "KV cache", "workspace", *parts}
 
 
 def test_the_blocks_that_were_budgeted_are_those_that_the_engine_gets(tmp_path, limit):
@@ -85,6 +101,8 @@ def test_inspect_shows_the_model_its_memory_and_that_weights_are_random(tmp_path
     assert "weights                   RANDOM (--load-format dummy)" in printed
     assert "weights                   the model's own" in printed
     assert "memory, KV cache          " in printed
+    assert "memory, tokenizer         0 MiB (300 tokens, for texts and for grammars)" in printed
+    assert "memory, grammars          256 MiB (lexers of 8 sequences, 16 MiB each" in printed
     assert "of 2.00 GiB, the container's memory limit" in printed
     assert "sliding window            none" in printed
 

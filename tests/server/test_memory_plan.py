@@ -4,8 +4,11 @@ import dataclasses
 
 import pytest
 
+from bowsprit_engine.core.lexers import lexer_bytes
 from bowsprit_engine.core.memory_budget import GIB, MIB, MemoryLimit, MemoryPart
 from bowsprit_engine.errors import WorldError
+from bowsprit_engine.models.step_graphs import BUCKETS
+from bowsprit_engine.server.grammars import MAX_LIVE_BYTES
 from bowsprit_engine.server.memory_limit import cgroup_limit, memory_limit
 from bowsprit_engine.server.memory_plan import plan_memory
 from tiny_models import tiny_config
@@ -23,7 +26,7 @@ LLAMA_8B = tiny_config(
 )
 
 
-def plan(config=LLAMA_8B, *, limit, device="cpu", kv_cache_memory=None, max_batch_size=8):
+def plan(config=LLAMA_8B, *, limit, device="cpu", kv_cache_memory=None, max_batch_size=8, has_graphs=False):
     return plan_memory(
         config,
         itemsize=2,
@@ -33,6 +36,7 @@ def plan(config=LLAMA_8B, *, limit, device="cpu", kv_cache_memory=None, max_batc
         draft_tokens_max=8,
         kv_cache_memory=kv_cache_memory,
         drafters=[MemoryPart(name="drafter head", num_bytes=10 * MIB, detail="weights")],
+        has_graphs=has_graphs,
         limit=MemoryLimit(num_bytes=limit, source="a limit"),
     )
 
@@ -84,6 +88,28 @@ def test_every_part_is_in_the_budget():
     assert sizes["weights"] == pytest.approx(8_030_261_248 * 2 + 8192 * 128 * 4, rel=1e-4)
     assert (budget.kv_blocks, sizes["KV cache"]) == (4096, 8 * GIB)
     assert "8030.3 M parameters" in str(budget)
+
+
+def test_what_is_always_in_the_hosts_memory_counts_where_that_is_the_limit():
+    """A tokenizer of 128,256 tokens, and grammars by the sequences that run: 31 MiB each, and 128 for all requests."""
+    few, many = (
+        {part.name: part.num_bytes for part in plan(limit=80 * GIB, max_batch_size=size).parts} for size in (1, 8)
+    )
+
+    assert few["tokenizer"] == many["tokenizer"] == 128_256 * 1150
+    assert many["grammars"] - few["grammars"] == 7 * lexer_bytes(128_256)
+    assert few["grammars"] - lexer_bytes(128_256) == MAX_LIVE_BYTES == 128 * MIB
+
+
+def test_graphs_of_steps_are_in_the_budget_by_their_rows_and_the_vocabulary():
+    """0.9 GiB of logits for all graphs together; the buffers of the widest step once."""
+    without, with_graphs = (plan(limit=80 * GIB, device="cuda", has_graphs=has_graphs) for has_graphs in (False, True))
+    (graphs,) = set(with_graphs.parts) - set(without.parts) - {with_graphs.parts[1]}
+    logits = sum(BUCKETS) * 128_256 * 4
+
+    assert graphs.name == "CUDA graphs"
+    assert logits < graphs.num_bytes < 1.3 * logits
+    assert graphs.detail == f"logits of {sum(BUCKETS)} rows in {len(BUCKETS)} graphs, a step of 512"
 
 
 def test_an_automatic_cache_takes_its_share_of_what_the_others_leave():

@@ -214,17 +214,17 @@ def test_places_are_those_of_kept_answers_and_few(texts, max_tokens):
 def test_without_a_library_python_looks_up_and_says_so(monkeypatch, tmp_path, caplog):
     """No compiler, or a build of other sources: a slower service, not none; the memory is planned for what runs."""
     assert suffix.best_look_up() is SuffixInCpp
-    assert suffix.memory() == (
-        suffix.KEPT_TOKENS * SuffixInCpp.bytes_per_token,
-        "100000 tokens of recent answers, their index, in C++",
+    assert suffix.memory(live_tokens=50) == (
+        suffix.KEPT_TOKENS * SuffixInCpp.bytes_per_token + 50 * SuffixInCpp.bytes_per_live_token,
+        "100000 tokens of recent answers, 50 of running sequences, their index, in C++",
     )
     monkeypatch.setattr(lookup_library, "search_path", lambda libraries: (tmp_path,))
     for cached in (lookup_library.library, suffix.best_look_up):
         cached.cache_clear()
     try:
-        assert suffix.memory() == (
-            suffix.KEPT_TOKENS * SuffixInPython.bytes_per_token,
-            "100000 tokens of recent answers, their index, in Python",
+        assert suffix.memory(live_tokens=50) == (
+            suffix.KEPT_TOKENS * SuffixInPython.bytes_per_token + 50 * SuffixInPython.bytes_per_live_token,
+            "100000 tokens of recent answers, 50 of running sequences, their index, in Python",
         )
         assert f"no libbowsprit_lookup.so in {tmp_path}: build it with" in caplog.text
         drafter = suffix.SuffixDrafter(name="suffix")

@@ -6,14 +6,18 @@ The counterpart of what the runners allocate; a test compares it with what they 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from bowsprit_engine.core.runner import BLOCK_SIZE, ModelConfig
 from bowsprit_engine.models.checkpoint import tensor_shapes
 from bowsprit_engine.models.rope import rope_table_bytes
 
 FLOAT_BYTES = 4
+INDEX_BYTES = 4
 MOST_INTERMEDIATE, DRAFT_VOCABULARY = 512, 2048  # of the heads that training makes
 LOGIT_COPIES = 3  # the step's, the sampler's working copy, log-probabilities
+# The server's tokenizer and the grammars' own: 410 and 695 measured, of malloc's (SmolLM2, 49,152 tokens).
+TOKENIZER_BYTES_PER_TOKEN = 1150
 
 
 def num_parameters(config: ModelConfig) -> int:
@@ -39,6 +43,16 @@ def step_bytes(config: ModelConfig, *, max_rows: int, max_logit_rows: int) -> in
     per_row = 2 * config.hidden_size + projections + 3 * config.intermediate_size
     logits = LOGIT_COPIES * max_logit_rows * config.vocab_size
     return FLOAT_BYTES * (max_rows * per_row + logits)
+
+
+def graph_bytes(config: ModelConfig, *, itemsize: int, buckets: Sequence[int]) -> int:
+    """Steps captured as CUDA graphs, one for each number of rows: the logits (float32) and states of each, which stay
+    where its replay writes them; the buffers of the widest, which all share; and its block tables.
+    """
+    widest = max(buckets)
+    results = sum(buckets) * (FLOAT_BYTES * config.vocab_size + itemsize * config.hidden_size)
+    tables = (widest + 1) * -(-config.max_model_len // BLOCK_SIZE) * INDEX_BYTES
+    return results + step_bytes(config, max_rows=widest, max_logit_rows=0) + tables
 
 
 def loading_bytes(config: ModelConfig, *, itemsize: int) -> int:

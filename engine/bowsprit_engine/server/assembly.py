@@ -22,7 +22,7 @@ from bowsprit_engine.models.memory import largest_head_bytes
 from bowsprit_engine.models.uri import resolve_uri
 from bowsprit_engine.server import draft_models
 from bowsprit_engine.server.memory_plan import plan_memory
-from bowsprit_engine.speculation.drafters import suffix
+from bowsprit_engine.speculation.drafters import ngram, suffix
 from bowsprit_engine.speculation.drafters.base import Drafter
 from bowsprit_engine.speculation.drafters.head import HeadDrafter
 from bowsprit_engine.speculation.drafters.ngram import NGramDrafter
@@ -68,16 +68,20 @@ def open_for(settings: ModelSettings) -> OpenedModel:
 
 def memory_budget(settings: ModelSettings, config: ModelConfig, *, itemsize: int) -> MemoryBudget:
     """What an engine with these settings takes. `itemsize`: bytes of a weight and of a cached value."""
+    device = resolved_device(settings.device)
+    live_tokens = settings.max_batch_size * config.max_model_len
+    parts = [_drafter_memory(choice, config, live_tokens=live_tokens, device=device) for choice in settings.drafter]
     return plan_memory(
         config,
         itemsize=itemsize,
-        device=resolved_device(settings.device),
+        device=device,
         max_batch_size=settings.max_batch_size,
         prefill_chunk=settings.prefill_chunk,
         draft_tokens_max=settings.draft_tokens_max,
         kv_cache_memory=settings.kv_cache_memory,
-        drafters=[part for choice in settings.drafter if (part := _drafter_memory(choice, config)) is not None],
-        draft_models=draft_models.shapes(settings, device=resolved_device(settings.device)),
+        drafters=[part for part in parts if part is not None],
+        has_graphs=settings.backend == "triton" and device.startswith("cuda"),  # "auto" is never triton
+        draft_models=draft_models.shapes(settings, device=device),
     )
 
 
@@ -143,13 +147,21 @@ def _drafter(choice: DrafterChoice, settings: ModelSettings, model: LoadedModel,
             return draft_models.drafter(choice, settings, model, device=device, num_blocks=kv_blocks)
 
 
-def _drafter_memory(choice: DrafterChoice, config: ModelConfig) -> MemoryPart | None:
-    """None where it is next to nothing, or planned by the draft model's own shape."""
+def _drafter_memory(choice: DrafterChoice, config: ModelConfig, *, live_tokens: int, device: str) -> MemoryPart | None:
+    """None where it is planned by the draft model's own shape, and for look-up beside a GPU, whose memory it isn't in.
+
+    `live_tokens`: of running sequences, at most.
+    """
     match choice.type:
         case DrafterType.HEAD:
             num_bytes, detail = 3 * largest_head_bytes(config), "trained weights: in use, in shadow, being loaded"
-        case DrafterType.SUFFIX:
-            num_bytes, detail = suffix.memory()
-        case DrafterType.NGRAM | DrafterType.MODEL:
+        case DrafterType.MODEL:
             return None
+        case DrafterType.SUFFIX | DrafterType.NGRAM if device.startswith("cuda"):
+            return None
+        case DrafterType.SUFFIX:
+            num_bytes, detail = suffix.memory(live_tokens=live_tokens)
+        case DrafterType.NGRAM:
+            num_bytes = live_tokens * ngram.BYTES_PER_LIVE_TOKEN
+            detail = f"where n-grams of {live_tokens} tokens of running sequences occurred"
     return MemoryPart(name=f"drafter {choice.name}", num_bytes=num_bytes, detail=detail)

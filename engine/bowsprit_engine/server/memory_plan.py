@@ -1,16 +1,27 @@
 """From settings and an opened model to a memory budget, before a weight is read: who takes how much of which limit.
 
-Decides the size of the KV cache that "auto" means. The sum and its refusal are core/memory_budget.py's, the limit
-memory_limit.py's, bytes per tensor models/memory.py's.
+Decides the size of the KV cache that "auto" means, and that what is always in the host's memory counts on a CPU only.
+The sum and its refusal are core/memory_budget.py's, the limit memory_limit.py's, bytes per tensor models/memory.py's.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from bowsprit_engine.core.lexers import lexer_bytes
 from bowsprit_engine.core.memory_budget import MemoryBudget, MemoryLimit, MemoryPart, kv_blocks, readable
 from bowsprit_engine.core.runner import BLOCK_SIZE, ModelConfig
-from bowsprit_engine.models.memory import kv_bytes_per_block, loading_bytes, num_parameters, step_bytes, weight_bytes
+from bowsprit_engine.models.memory import (
+    TOKENIZER_BYTES_PER_TOKEN,
+    graph_bytes,
+    kv_bytes_per_block,
+    loading_bytes,
+    num_parameters,
+    step_bytes,
+    weight_bytes,
+)
+from bowsprit_engine.models.step_graphs import BUCKETS
+from bowsprit_engine.server.grammars import MAX_LIVE_BYTES
 from bowsprit_engine.server.memory_limit import memory_limit
 
 # Anonymous memory of a process with torch, transformers and the server imported: 350 MiB measured (torch 2.15, Linux).
@@ -29,6 +40,7 @@ def plan_memory(
     draft_tokens_max: int,
     kv_cache_memory: int | None,
     drafters: Sequence[MemoryPart],
+    has_graphs: bool = False,  # whether steps are captured as CUDA graphs
     draft_models: Sequence[ModelConfig] = (),  # each has its own weights, workspace, and as many KV blocks
     limit: MemoryLimit | None = None,  # None: this machine's
 ) -> MemoryBudget:
@@ -56,8 +68,10 @@ def plan_memory(
             f"largest tensor {readable(loading)}",
         ),
     ]
+    if has_graphs:
+        parts.append(_graphs((config, *draft_models), itemsize=itemsize))
     if on_cpu:
-        parts.append(MemoryPart(name="process", num_bytes=PROCESS_BYTES, detail="the interpreter and its libraries"))
+        parts += _on_the_host(config, max_batch_size=max_batch_size)
     per_sequence = -(-config.max_model_len // BLOCK_SIZE)
     per_block = sum(kv_bytes_per_block(shape, itemsize=itemsize) for shape in (config, *draft_models))
     blocks = kv_blocks(
@@ -72,6 +86,32 @@ def plan_memory(
     full += f"; those of {len(draft_models)} draft models included" if draft_models else ""
     kv = MemoryPart(name="KV cache", num_bytes=blocks * per_block, detail=f"{blocks} blocks of {BLOCK_SIZE}; {full}")
     return MemoryBudget(parts=(parts[0], kv, *parts[1:]), limit=limit, kv_blocks=blocks)
+
+
+def _on_the_host(config: ModelConfig, *, max_batch_size: int) -> list[MemoryPart]:
+    lexer = lexer_bytes(config.vocab_size)
+    return [
+        MemoryPart(
+            name="tokenizer",
+            num_bytes=config.vocab_size * TOKENIZER_BYTES_PER_TOKEN,
+            detail=f"{config.vocab_size} tokens, for texts and for grammars",
+        ),
+        MemoryPart(
+            name="grammars",
+            num_bytes=max_batch_size * lexer + MAX_LIVE_BYTES,
+            detail=f"lexers of {max_batch_size} sequences, {readable(lexer)} each, and what all requests compiled",
+        ),
+        MemoryPart(name="process", num_bytes=PROCESS_BYTES, detail="the interpreter and its libraries"),
+    ]
+
+
+def _graphs(models: Sequence[ModelConfig], *, itemsize: int) -> MemoryPart:
+    rows = sum(BUCKETS)
+    return MemoryPart(
+        name="CUDA graphs",
+        num_bytes=sum(graph_bytes(config, itemsize=itemsize, buckets=BUCKETS) for config in models),
+        detail=f"logits of {rows} rows in {len(BUCKETS)} graphs, a step of {max(BUCKETS)}",
+    )
 
 
 def _draft_model(config: ModelConfig, *, itemsize: int, max_rows: int, max_logit_rows: int) -> MemoryPart:

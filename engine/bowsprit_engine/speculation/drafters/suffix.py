@@ -85,8 +85,9 @@ def best_look_up() -> LooksUp:
     return SuffixInCpp
 
 
-def memory() -> tuple[int, str]:
-    """Bytes that recent answers take at most, and in words what of."""
+def memory(*, live_tokens: int) -> tuple[int, str]:
+    """Bytes that recent answers and running sequences of `live_tokens` take at most, and in words what of."""
     look_up = best_look_up()
-    detail = f"{KEPT_TOKENS} tokens of recent answers, their index, {look_up.language}"
-    return KEPT_TOKENS * look_up.bytes_per_token, detail
+    detail = f"{KEPT_TOKENS} tokens of recent answers, {live_tokens} of running sequences, their index, "
+    num_bytes = KEPT_TOKENS * look_up.bytes_per_token + live_tokens * look_up.bytes_per_live_token
+    return num_bytes, detail + look_up.language

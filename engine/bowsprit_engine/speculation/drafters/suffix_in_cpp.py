@@ -21,6 +21,7 @@ from bowsprit_engine.speculation.drafters.suffix_in_python import LEAD
 INT, DOUBLE = "i", "d"  # array's codes of C's types
 MOST_UNTOLD = 256  # words: what nobody looks up is told in small pieces, or the first question were a pause
 BYTES_PER_TOKEN = 192  # of memory for one kept token at most, its n-grams' places included (a test measures it)
+BYTES_PER_LIVE_TOKEN = 64  # of a sequence that runs, prompt included: 30 to 60 measured, its tables grow by doubling
 
 
 @dataclass(slots=True, kw_only=True)
@@ -35,6 +36,7 @@ class SuffixInCpp:
     """A `LookUp`. `owner_of` names a context's tenant, or everybody, where answers are shared."""
 
     bytes_per_token = BYTES_PER_TOKEN
+    bytes_per_live_token = BYTES_PER_LIVE_TOKEN
     language = "in C++"
 
     def __init__(self, *, owner_of: Callable[[DraftContext], str], kept_tokens: int) -> None:
