@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from bowsprit_engine.core.request import SpeculationParams
 from bowsprit_engine.kernels import native
 from bowsprit_engine.models.native_runner import NativeRunner
 from bowsprit_engine.models.random_weights import RandomCheckpoint
 from bowsprit_engine.speculation.drafters.small_model import SmallModelDrafter
-from bowsprit_policy.wire import DrafterState
+from bowsprit_policy.wire import DrafterCap, DrafterState, PolicyTable, TableRow
 from tiny_models import tiny_config
 
 CONFIG = dataclasses.replace(tiny_config(tie_word_embeddings=False), eos_token_ids=())
@@ -95,3 +96,24 @@ def test_logits_that_are_not_finite_are_told_in_the_drafters_figures(serve):
 
     (stats,) = served.engine.stats().drafters
     assert (len(answer.token_ids), stats.not_finite, stats.drafted_tokens) == (8, 1, 0)
+
+
+def test_what_a_draft_model_lags_by_is_told_while_it_is_held_at_0_and_when_it_drafts(serve):
+    """By all that the target has computed, then by the last drafted token, which the draft model never ran."""
+    served = serve(runner=model(), drafters=[draft_model()])
+    prompt, lags = PROMPTS[1], []
+
+    def look(_):
+        (stats,) = served.engine.stats().drafters
+        lags.append(stats.kv_lag_tokens)
+        if len(lags) == 20:
+            row = TableRow(drafters=(DrafterCap(name="small", draft_tokens=4),))
+            served.engine.set_policy(PolicyTable(revision=1, table=(row,)))
+
+    up_to_its_cap = SpeculationParams(max_draft_tokens=4)
+    served.submit("a", prompt, max_tokens=60, speculation=up_to_its_cap, on_output=look).wait()
+
+    (stats,) = served.engine.stats().drafters
+    assert lags[:20] == [len(prompt) + index for index in range(20)]
+    assert lags[20:] == [1] * 7 + [0]
+    assert (stats.drafted_tokens, stats.accepted_tokens) == (32, 32)

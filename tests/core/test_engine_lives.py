@@ -18,6 +18,7 @@ from bowsprit_policy.wire import DrafterLoad, DrafterState, DrafterType, PolicyT
 from fakes import FAKE_EOS, FAKE_VOCAB, FakeDrafter, FakeRunner, adversary
 
 PROMPT = [5, 6, 7, 8]
+LEAVING = {"leaver": [5, 6, 7, 8], "neighbour": [9, 9]}
 
 
 @pytest.mark.parametrize(
@@ -100,6 +101,29 @@ def test_cancelling_returns_the_blocks_and_tells_the_client(serve):
 
     assert (running.wait().finish_reason, waiting.wait().finish_reason) == (FinishReason.ABORT, FinishReason.ABORT)
     assert served.engine.stats().kv_cache_usage == 0.0
+
+
+def test_a_client_that_leaves_between_draft_and_verification_gets_that_step_and_no_more(serve):
+    """Its blocks come back, its drafter forgets it, and its neighbour's tokens are those that it has alone."""
+    text = {name: serve().submit(name, prompt, max_tokens=40).wait().token_ids for name, prompt in LEAVING.items()}
+    asked = []
+
+    def draft(context):
+        asked.append(context.request_id)
+        if asked.count("leaver") == 3 and context.request_id == "leaver":
+            served.engine.cancel("leaver")
+        name = context.request_id
+        return text[name][len(context.token_ids) - len(LEAVING[name]) :]
+
+    drafter = FakeDrafter(name="right", draft=draft)
+    served = serve(drafters=[drafter], speculation_mode=2)
+    leaver, neighbour = (served.submit(name, prompt, max_tokens=40) for name, prompt in LEAVING.items())
+
+    assert (leaver.wait().finish_reason, leaver.token_ids) == (FinishReason.ABORT, text["leaver"][: 1 + 3 * 3])
+    assert neighbour.wait().token_ids == text["neighbour"]
+    assert (asked.count("leaver"), sorted(drafter.forgotten)) == (3, ["leaver", "neighbour"])
+    assert served.engine.stats().kv_cache_usage == 0.0
+    assert served.finished[0].accepted_counts == (2, 2, 2)
 
 
 def test_logits_that_are_not_finite_end_one_request_only(serve):
