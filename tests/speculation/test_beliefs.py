@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bowsprit_engine.speculation.beliefs import Beliefs
+from bowsprit_engine.speculation.confidence import UNPROVEN, TokenKind
 from bowsprit_engine.speculation.drafters.base import Draft
 from bowsprit_policy.wire import DrafterType
 from fakes import FakeDrafter
@@ -38,6 +39,28 @@ def heard(beliefs, *confidences, row_price=0.3, had=0.0):
     return candidate
 
 
+def proven():
+    """Of a head that kept its word so far: it is taken whole."""
+    beliefs = Beliefs([HEAD])
+    kind = TokenKind("head", position=4, sureness=None, agreement=None, fortune=4)
+    for _ in range(40):
+        beliefs.learners[0].learn(kind, matched=True, prior=0.6)
+    return beliefs
+
+
+def test_a_heads_word_is_half_believed_before_any_of_it_was_judged():
+    """Its first drafts are judged whether they are verified or not, so no dear row is spent on finding out."""
+    draft = Draft(token_ids=(7,), confidences=(0.9,))
+    new, known = (
+        beliefs.candidate(HEAD, "head", draft, others=(), fortune=2, row_price=0.0)
+        for beliefs in (Beliefs([HEAD]), proven())
+    )
+    counts = Beliefs([COUNTS]).candidate(COUNTS, "counts", draft, others=(), fortune=2, row_price=0.0)
+
+    assert new.survivals[0] == UNPROVEN * known.survivals[0]
+    assert counts.survivals[0] > 0.7
+
+
 def test_what_a_head_adds_is_unknown_and_hopeful_before_it_was_asked():
     """Rows count for nothing yet: else nobody would ever ask. What another draft has is no gain."""
     beliefs = Beliefs([HEAD])
@@ -48,12 +71,12 @@ def test_what_a_head_adds_is_unknown_and_hopeful_before_it_was_asked():
 
 def test_what_a_head_adds_is_what_its_sure_drafts_do_however_many_unsure_ones_there_are():
     """A mean would say that none is worth its row: half of them are, and the others aren't verified."""
-    beliefs = Beliefs([HEAD])
+    beliefs = proven()
     for _ in range(100):
         heard(beliefs, 0.9, 0.9, row_price=0.5)
         heard(beliefs, 0.01, 0.01, row_price=0.5)
 
-    sure = Beliefs([HEAD]).candidate(
+    sure = proven().candidate(
         HEAD, "head", Draft(token_ids=(7,), confidences=(0.9,)), others=(), fortune=2, row_price=0.5
     )
     assert sure.gain > 0
@@ -78,7 +101,7 @@ def test_far_tokens_of_drafts_that_are_cut_as_hopeless_count_as_adding_nothing()
 
 def test_what_a_head_adds_is_told_by_places_alike():
     """Where another draft is as good, or rows cost more than it is sure of, it adds nothing; a swap voids it all."""
-    beliefs = Beliefs([HEAD])
+    beliefs = proven()
     fresh = added(beliefs)
     for _ in range(100):
         heard(beliefs, 0.9, 0.9, had=0.0)

@@ -35,8 +35,9 @@ class Beliefs:
     """Of an engine's drafters, by what became of their drafts."""
 
     def __init__(self, drafters: Iterable[Drafter]) -> None:
-        self._calibrator = Calibrator()
-        self._foresight = Foresight(drafter.name for drafter in drafters if drafter.type not in COUNT_BASED)
+        costly = [drafter.name for drafter in drafters if drafter.type not in COUNT_BASED]
+        self._calibrator = Calibrator(unproven=costly)
+        self._foresight = Foresight(costly)
         self._advantages = Advantages()
         self._added: dict[tuple[str, int, int, float, float], Sequence[float]] = {}  # since anything was learned
         self._num_learned = 0

@@ -7,7 +7,7 @@ drafter's word came to so far, of whatever kind. Pure arithmetic; refuses to kno
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from functools import cache
 from typing import NamedTuple, Protocol
@@ -16,7 +16,8 @@ HALF_LIFE_TOKENS = 500
 FORESIGHT_HALF_LIFE_TOKENS = 64  # a head that isn't worth asking is judged by rare probes: they must soon be believed
 LEAN = 8.0  # so many tokens' worth of belief has what the coarser counts say
 RAW_TRUST = 0.5  # of a drafter's own word, before anything is known; the rest is the prior of its type
-WORD_LEAN = 4.0  # so many matches' worth of belief has it that a drafter's word is kept
+WORD_LEAN = 4.0  # so many promised matches' worth of belief has what is believed of a drafter's word at first
+UNPROVEN = 0.5  # of a costly drafter's word, at first: its first drafts are judged whether they are verified or not
 CONFIDENCE_BUCKETS = 8
 POSITION_LIMITS = (0, 1, 3, 7)
 FORTUNE_KEEP = 0.9  # per judged token
@@ -81,6 +82,7 @@ class Fortune(Rate):
 class Word:
     """What a drafter promised, in matches, as it is believed where nothing is known, and how many came."""
 
+    trust: float  # at first
     promised: float = 0.0
     came: float = 0.0
 
@@ -92,7 +94,7 @@ class Word:
     @property
     def share_kept(self) -> float:
         """At most all: one that is better than its word is believed by the counts of its kinds."""
-        return min(1.0, (self.came + WORD_LEAN) / (self.promised + WORD_LEAN))
+        return min(1.0, (self.came + WORD_LEAN * self.trust) / (self.promised + WORD_LEAN))
 
 
 @cache
@@ -113,9 +115,15 @@ def sureness_bucket(confidence: float | None) -> int | None:
 class Calibrator:
     """Counts of judged tokens. Used by the engine's thread only."""
 
-    def __init__(self, *, half_life_tokens: float = HALF_LIFE_TOKENS, has_words: bool = True) -> None:
-        """`has_words`: whether what drafters promised of whatever kind tells of kinds that weren't judged yet."""
+    def __init__(
+        self, *, half_life_tokens: float = HALF_LIFE_TOKENS, has_words: bool = True, unproven: Collection[str] = ()
+    ) -> None:
+        """`has_words`: whether what drafters promised of whatever kind tells of kinds that weren't judged yet.
+
+        `unproven`: drafters whose word isn't taken whole before any of it was judged.
+        """
         self._has_words = has_words
+        self._unproven = frozenset(unproven)
         self._keep = 0.5 ** (1 / half_life_tokens)
         self._rates: dict[tuple[object, ...], Rate] = {}
         self._words: dict[str, Word] = {}  # by drafter
@@ -135,8 +143,7 @@ class Calibrator:
     def learn(self, kind: TokenKind, *, matched: bool, prior: float) -> None:
         """A token of this kind was reached and judged."""
         if self._has_words:
-            word = self._words.setdefault(kind.drafter, Word())
-            word.count(promised=_promise(kind, prior), came=matched, keep=self._keep)
+            self._word(kind.drafter).count(promised=_promise(kind, prior), came=matched, keep=self._keep)
         for rate in self._levels_of(kind):
             rate.count(matched=matched, keep=self._keep)
         self._values.clear()
@@ -149,12 +156,18 @@ class Calibrator:
         self._values.clear()
 
     def _leaning(self, kind: TokenKind, prior: float) -> float:
-        value, word = _promise(kind, prior), self._words.get(kind.drafter)
-        if word is not None:
-            value *= word.share_kept
+        value = _promise(kind, prior)
+        if self._has_words:
+            value *= self._word(kind.drafter).share_kept
         for rate in self._levels_of(kind):
             value = rate.leaning(value, lean=LEAN)  # of nothing judged: the value itself
         return value
+
+    def _word(self, drafter: str) -> Word:
+        word = self._words.get(drafter)
+        if word is None:
+            word = self._words[drafter] = Word(trust=UNPROVEN if drafter in self._unproven else 1.0)
+        return word
 
     def _levels_of(self, kind: TokenKind) -> tuple[Rate, ...]:
         levels = self._levels.get(kind)

@@ -43,6 +43,7 @@ CONSTANTS = (  # in the order of beliefs.hpp
     confidence.LEAN,
     confidence.RAW_TRUST,
     confidence.WORD_LEAN,
+    confidence.UNPROVEN,
     advantage.LEAN,
     advantage.DOUBT,
     asking.LEAN,

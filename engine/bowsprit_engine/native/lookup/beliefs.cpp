@@ -44,9 +44,12 @@ double Calibrator::promise(const Kind& kind, double prior) const {
 double Calibrator::probability(const Kind& kind, double prior) const {
   double value = promise(kind, prior);
   const Rates* rates = of_slot_[kind.slot].get();
+  if (has_words_) {
+    const double lean = constants_.word_lean, trust = are_unproven_[kind.slot] ? constants_.unproven : 1.0;
+    const double came = rates ? rates->came : 0.0, promised = rates ? rates->promised : 0.0;
+    value *= std::min(1.0, (came + lean * trust) / (promised + lean));
+  }
   if (!rates) return value;  // leaning on nothing changes no bit: the lean is a power of two
-  if (has_words_)
-    value *= std::min(1.0, (rates->came + constants_.word_lean) / (rates->promised + constants_.word_lean));
   for (const Rate* rate : levels_of(*rates, kind)) value = rate->leaning(value, constants_.lean);
   return value;
 }

@@ -18,7 +18,7 @@ namespace bowsprit {
 // The numbers that the definitions name; Python tells them, in this order.
 struct Constants {
   double calibrator_keep, foresight_keep, advantage_keep, fortune_keep, record_keep, overall_keep;
-  double lean, raw_trust, word_lean, advantage_lean, doubt, record_lean;
+  double lean, raw_trust, word_lean, unproven, advantage_lean, doubt, record_lean;
   double promise, hopeless;
 };
 
@@ -37,8 +37,13 @@ int sureness_bucket(double confidence);  // from 1 on
 class Calibrator {
  public:
   // `has_words`: whether what a drafter promised of whatever kind tells of kinds that weren't judged yet.
-  Calibrator(const Constants& constants, double keep, size_t num_slots, bool has_words)
-      : constants_(constants), keep_(keep), has_words_(has_words), of_slot_(num_slots) {}
+  // `are_unproven`: of each slot whether its word isn't taken whole before any of it was judged.
+  Calibrator(const Constants& constants, double keep, std::vector<bool> are_unproven, bool has_words)
+      : constants_(constants),
+        keep_(keep),
+        has_words_(has_words),
+        are_unproven_(std::move(are_unproven)),
+        of_slot_(are_unproven_.size()) {}
 
   double probability(const Kind& kind, double prior) const;
   void learn(const Kind& kind, bool is_match, double prior);
@@ -60,6 +65,7 @@ class Calibrator {
   const Constants& constants_;
   const double keep_;
   const bool has_words_;
+  const std::vector<bool> are_unproven_;
   std::vector<std::unique_ptr<Rates>> of_slot_;
 };
 

@@ -13,6 +13,12 @@ size_t num_leading_equal(Tokens one, Tokens other) {
   return num;
 }
 
+std::vector<bool> are_costly(const std::vector<SlotInfo>& slots) {
+  std::vector<bool> are;
+  for (const SlotInfo& slot : slots) are.push_back(slot.is_costly);
+  return are;
+}
+
 std::vector<int32_t> joined(Tokens first, Tokens second) {
   std::vector<int32_t> both(first.begin(), first.end());
   both.insert(both.end(), second.begin(), second.end());
@@ -24,8 +30,8 @@ std::vector<int32_t> joined(Tokens first, Tokens second) {
 Ledger::Ledger(const Constants& constants, std::vector<SlotInfo> slots)
     : constants_(constants),
       slots_(std::move(slots)),
-      calibrator_(constants_, constants_.calibrator_keep, slots_.size(), true),
-      foresight_(constants_, constants_.foresight_keep, slots_.size(), false),
+      calibrator_(constants_, constants_.calibrator_keep, are_costly(slots_), true),
+      foresight_(constants_, constants_.foresight_keep, are_costly(slots_), false),
       advantages_(constants_),
       overall_(slots_.size()) {}
 
