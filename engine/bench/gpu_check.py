@@ -34,6 +34,7 @@ from bench.gpu.records import (
     Card,
     Check,
     Decoding,
+    EngineRun,
     NotChecked,
     Note,
     PeerSpeed,
@@ -170,6 +171,9 @@ def _in_short(record: Record) -> str:
         case StepTime():
             return f"batch {record.batch}, n = {record.rows}: {record.seconds * 1e3:.2f} ms"
         case Decoding():
+            text = "as plain" if record.is_equal else "NOT as plain"
+            return f"{record.name}: {record.tokens_per_second:.0f} tokens/s, {record.of_plain:.2f}x, text {text}"
+        case EngineRun():
             text = "as plain" if record.is_equal else "NOT as plain"
             return f"{record.name}: {record.tokens_per_second:.0f} tokens/s, {record.of_plain:.2f}x, text {text}"
         case PeerSpeed():

@@ -181,6 +181,13 @@ def sampling(scale: Scale, device: torch.device) -> Iterator[Check]:
     # another order of float32 sums may put a token or two on the other side of top_p
     yield Check(name="filters (tokens that differ)", error=wrong, limit=num_rows // 4)
 
+    many = filters.filter_logits(*(part.repeat_interleave(12, dim=0) for part in (logits, *columns)))  # a program each
+    differing = _differing(many[::12], kept)
+    for row in range(0, num_rows, 5):
+        alone = filters.filter_logits(*(part[row : row + 1] for part in (logits, *columns)))
+        differing += _differing(alone, kept[row : row + 1])
+    yield Check(name="filters: bits that depend on other rows", error=differing, limit=0)
+
     arguments = {
         "row_starts": inputs.integers(0, 9, num_rows),
         "seeds": torch.tensor([5, -(2**61)], device=inputs.device),

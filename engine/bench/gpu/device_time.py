@@ -12,6 +12,21 @@ from collections.abc import Callable
 
 import torch
 
+WARM_UP_SECONDS = 1.0
+WARM_UP_BYTES = 2**28
+
+
+def warm_up(device: torch.device) -> None:
+    """A second of copies: a card that idled has its clocks down, and the first figures would be too low."""
+    if device.type != "cuda":
+        return
+    source = torch.zeros(WARM_UP_BYTES, dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    end = time.perf_counter() + WARM_UP_SECONDS
+    while time.perf_counter() < end:
+        target.copy_(source)
+        torch.cuda.synchronize()
+
 
 def seconds_of(work: Callable[[], object], *, device: torch.device, repeats: int) -> float:
     """Median of `repeats` runs of work that waits for nothing. Its inputs must be larger than the caches together."""

@@ -113,7 +113,7 @@ def _answers(
             running.submit(
                 Request(
                     request_id=str(index),
-                    prompt_token_ids=_prompt(scale, index),
+                    prompt_token_ids=prompt(scale, index),
                     sampling=SamplingParams(seed=index, max_tokens=scale.answer_tokens, **asked),
                     speculation=SpeculationParams(),
                     on_output=_nobody_listens,
@@ -130,7 +130,7 @@ def _answers(
     return [answer.response_token_ids for answer in answers], sum(sum(answer.accepted_counts) for answer in answers)
 
 
-def _prompt(scale: Scale, index: int) -> tuple[int, ...]:
+def prompt(scale: Scale, index: int) -> tuple[int, ...]:
     """A passage said again and again, so that look-up has something to say."""
     chance = random.Random(index)
     passage = [chance.randrange(scale.config.vocab_size) for _ in range(max(2, scale.prompt_tokens // 4))]

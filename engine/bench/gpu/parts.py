@@ -154,6 +154,7 @@ _ALL = (
     Part(title="Bandwidth", run=_bandwidth, seconds=100),
     Part(title="Our steps", run=_steps, seconds=150),
     Part(title="Our tokens per second", run=_decoding, seconds=180),
+    Part(title="The engine's tokens per second", run=_with_the_engine("engine_speed"), seconds=120),
     Part(title="torch's own operators", run=_torch, seconds=60, is_quick=False),
     Part(title="transformers", run=_transformers, seconds=100, is_quick=False),
 )

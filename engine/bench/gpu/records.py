@@ -108,9 +108,26 @@ class PeerSpeed:
     tokens_per_second: float
 
 
-Record = Card | Note | NotChecked | Check | Bandwidth | StepTime | Decoding | PeerSpeed
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineRun:
+    """The whole engine with a drafter, beside itself without."""
+
+    kind: ClassVar[str] = "engine"
+    batch: int
+    drafter: str
+    tokens_per_second: float
+    of_plain: float
+    is_equal: bool
+
+    @property
+    def name(self) -> str:
+        return f"the engine's text at batch {self.batch}, drafter {self.drafter}"
+
+
+Record = Card | Note | NotChecked | Check | Bandwidth | StepTime | Decoding | EngineRun | PeerSpeed
 KINDS: dict[str, type[Record]] = {
-    record.kind: record for record in (Card, Note, NotChecked, Check, Bandwidth, StepTime, Decoding, PeerSpeed)
+    record.kind: record
+    for record in (Card, Note, NotChecked, Check, Bandwidth, StepTime, Decoding, EngineRun, PeerSpeed)
 }
 
 
@@ -118,7 +135,7 @@ def faults(record: Record) -> list[str]:
     """What is wrong by this record: a check beyond its limit, a text that speculation changed."""
     if isinstance(record, Check) and not record.is_ok:
         return [record.name]
-    if isinstance(record, Decoding) and not record.is_equal:
+    if isinstance(record, (Decoding, EngineRun)) and not record.is_equal:
         return [record.name]
     return []
 

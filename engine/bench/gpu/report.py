@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from bench.gpu.records import Bandwidth, Card, Check, Decoding, NotChecked, Note, PeerSpeed, Record, StepTime
+from bench.gpu.records import Bandwidth, Card, Check, Decoding, EngineRun, NotChecked, Note, PeerSpeed, Record, StepTime
 
 
 def card_line(card: Card) -> str:
@@ -23,6 +23,7 @@ def tables(records: Sequence[Record]) -> str:
         _bandwidths([record for record in records if isinstance(record, Bandwidth)]),
         _steps([record for record in records if isinstance(record, StepTime)]),
         _decodings([record for record in records if isinstance(record, Decoding)]),
+        _engine_runs([record for record in records if isinstance(record, EngineRun)]),
         _peers([record for record in records if isinstance(record, PeerSpeed)]),
     ]
     return "\n".join(text for text in found if text)
@@ -77,6 +78,21 @@ def _decodings(decodings: Sequence[Decoding]) -> str:
     )
     title = "Decoding with a stand-in drafter that costs nothing:\n\n"
     return title + _table(header, rows) if decodings else ""
+
+
+def _engine_runs(runs: Sequence[EngineRun]) -> str:
+    rows = (
+        (
+            str(run.batch),
+            run.drafter,
+            f"{run.tokens_per_second:.0f}",
+            f"{run.of_plain:.2f}x",
+            "yes" if run.is_equal else "**NO**",
+        )
+        for run in runs
+    )
+    title = "The whole engine, greedy, while all of a batch decode:\n\n"
+    return title + _table(("batch", "drafter", "tokens/s", "of plain", "text as plain"), rows) if runs else ""
 
 
 def _peers(speeds: Sequence[PeerSpeed]) -> str:

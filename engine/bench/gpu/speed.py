@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import linear, scaled_dot_product_attention
 
 from bench.gpu.checks import product_shapes
-from bench.gpu.device_time import seconds_of, seconds_of_calls
+from bench.gpu.device_time import seconds_of, seconds_of_calls, warm_up
 from bench.gpu.records import Bandwidth, StepTime
 from bench.gpu.scale import Scale
 from bench.gpu.step_rows import step_rows
@@ -22,6 +22,7 @@ PRODUCT_ROWS = (1, 4, 8, 16)
 
 def copy_bandwidth(scale: Scale, device: torch.device) -> Bandwidth:
     """What the card reaches: bytes read and bytes written by a copy beyond its caches."""
+    warm_up(device)
     source = torch.zeros(scale.copy_bytes, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
     seconds = seconds_of(lambda: target.copy_(source), device=device, repeats=scale.repeats)
@@ -102,6 +103,7 @@ def step_times(
     is_measured: Callable[[int, int], bool] = lambda batch, rows: True,
 ) -> Iterator[StepTime]:
     """T(n) of the cells that `is_measured` (batch, rows) names, as the engine calls a step, logits included."""
+    warm_up(device)
     for batch in scale.batches:
         for rows in scale.rows_per_sequence:
             if is_measured(batch, rows):

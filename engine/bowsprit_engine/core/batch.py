@@ -9,11 +9,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from bowsprit_engine.core.runner import StepBatch
 from bowsprit_engine.core.sampling import DrawRows
 from bowsprit_engine.core.scheduler import StepPlan
 from bowsprit_engine.core.sequence import LiveSequence
+
+ALIGNED_NUMBERS = 4  # int32 of 16 bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,12 +67,31 @@ def build(plan: StepPlan, drafts: Sequence[tuple[int, ...]], device: torch.devic
         if chunk.completes:
             rows.want_last(chunk.sequence, ())
     widest = max(len(sequence.block_ids) for sequence in rows.sequences)
-    tables = [sequence.block_ids + [0] * (widest - len(sequence.block_ids)) for sequence in rows.sequences]
+    tables = [block for own in rows.sequences for block in (*own.block_ids, *[0] * (widest - len(own.block_ids)))]
+    token_ids, positions, row_sequences, logit_rows, block_tables = _to_device(
+        [rows.token_ids, rows.positions, rows.row_sequences, rows.logit_rows, tables], device
+    )
     batch = StepBatch(
-        token_ids=torch.tensor(rows.token_ids, dtype=torch.int64, device=device),
-        positions=torch.tensor(rows.positions, dtype=torch.int32, device=device),
-        row_sequences=torch.tensor(rows.row_sequences, dtype=torch.int32, device=device),
-        block_tables=torch.tensor(tables, dtype=torch.int32, device=device),
-        logit_rows=torch.tensor(rows.logit_rows, dtype=torch.int64, device=device),
+        token_ids=token_ids.long(),
+        positions=positions,
+        row_sequences=row_sequences,
+        block_tables=block_tables.view(-1, widest),
+        logit_rows=logit_rows.long(),
     )
     return StepRows(batch=batch, draws=tuple(rows.draws), row_of_logit=rows.logit_rows)
+
+
+def _to_device(columns: Sequence[Sequence[int]], device: torch.device) -> list[Tensor]:
+    """Each as int32, in one transfer: to a GPU one costs as much as many numbers.
+
+    Each begins at a multiple of 16 bytes, by which Triton chooses a kernel: another would be compiled while requests
+    wait.
+    """
+    packed: list[int] = []
+    begins = []
+    for column in columns:
+        begins.append(len(packed))
+        packed.extend(column)
+        packed.extend([0] * (-len(column) % ALIGNED_NUMBERS))
+    sent = torch.tensor(packed, dtype=torch.int32).to(device)
+    return [sent[begin : begin + len(column)] for begin, column in zip(begins, columns, strict=True)]

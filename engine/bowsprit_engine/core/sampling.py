@@ -98,10 +98,10 @@ class Sampler:
         """One token per row. A row's sum is finite iff the row is: no finite logits overflow it.
 
         In a constrained sequence, rows after a draft that isn't the token of its row mean nothing. A row that isn't
-        finite is that and no failure of its grammar, which was asked about a token that nobody chose.
+        finite is that and no failure of its grammar, which was asked about a token that nobody chose. Nothing is read
+        before all is asked for: a device computes the logits while the host prepares the draw.
         """
-        is_finite = torch.isfinite(logits.sum(dim=-1)).tolist()
-        faults = {row: NOT_FINITE for row, is_good in enumerate(is_finite) if not is_good}
+        is_finite = torch.isfinite(logits.sum(dim=-1))
         adjusted = [group for group in groups if _needs_adjusting(group.sequence)]
         if adjusted:
             logits = logits.clone()
@@ -109,6 +109,7 @@ class Sampler:
                 self._penalise(logits, group)
                 self._hold_ends_back(logits, group)
         token_ids: list[int] = self._draw(logits, *_draw_arguments(groups)).tolist()
+        faults = {row: NOT_FINITE for row, is_good in enumerate(is_finite.tolist()) if not is_good}
         return Drawn(token_ids=token_ids, faults={**self._constrain(logits, groups, token_ids), **faults})
 
     def _penalise(self, logits: Tensor, group: DrawRows) -> None:

@@ -24,14 +24,14 @@ from torch import Tensor
 from bowsprit_engine.core.runner import BLOCK_SIZE
 from bowsprit_engine.kernels.launch import TYPES, Build, dot_type
 
-# Chosen without a GPU, to be measured with bench/gpu_check.py. 64 queries are the height of the matrix unit on sm_90
-# and sm_100. 512 keys per split: 8 KV heads of one sequence at 8,192 tokens are 128 programs, about a card's
-# multiprocessors. Above 64 rows there are programs enough without splits.
+# By a sweep on an H200 (kernels/DESIGN.md): 64 queries are the height of the matrix unit on sm_90 and sm_100; splits of
+# 128 keys are faster for one short sequence, of 256 for all else; blocks of 64 keys would be 1 to 4 % of a step faster
+# for some batches, and spill registers.
 TILE = 64
-BLOCK_K = 64
-SPLIT = 512
-WALK_ABOVE = 64  # rows
-NUM_WARPS = 8  # of both kernels: a sum over keys is split among warps, and must be so in the same way
+BLOCK_K = 32
+SPLIT = 256
+WALK_ABOVE = 128  # rows; there are programs enough without splits
+NUM_WARPS = 4  # of both kernels: a sum over keys is split among warps, and must be so in the same way
 NUM_STAGES = 2
 OPTIONS = {"enable_fp_fusion": False}
 LOG2_E = math.log2(math.e)
@@ -106,7 +106,7 @@ def _attend_split(  # type: ignore[no-untyped-def]
         is_inside = is_key[:, None] & (dims[None, :] < head_dim)
         keys = tl.load(keys_ptr + offsets, mask=is_inside, other=0.0).to(DOT_TYPE)
         scores = tl.dot(q, tl.trans(keys), input_precision="ieee") * scale
-        is_seen = is_key[None, :] & (at[None, :] <= positions[:, None])
+        is_seen = at[None, :] <= positions[:, None]  # so is_key: no row stands after the last key
         if HAS_WINDOW:
             is_seen = is_seen & (at[None, :] > positions[:, None] - window)
         scores = tl.where(is_seen, scores, -float("inf"))
@@ -246,7 +246,7 @@ def _merge_kernel(  # type: ignore[no-untyped-def]
     maximum = -float("inf")
     denominator = 0.0
     values = tl.zeros((HEAD_BLOCK,), dtype=tl.float32)
-    for split in range(first_split, position // SPLIT + 1):
+    for split in tl.range(first_split, position // SPLIT + 1, num_stages=4):
         cell = at * num_splits + split
         split_values = tl.load(values_ptr + cell * head_dim + dims, mask=dims < head_dim, other=0.0)
         maximum, denominator, values = _merge(

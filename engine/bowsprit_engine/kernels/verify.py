@@ -4,8 +4,9 @@ Formula, per row r of a sequence that begins at row s:  token_r = argmax_v(logit
 position + r - s)), without noise and scaling at temperature 0;  accepted = number of leading rows with token_r =
 draft_r. The definition is `reference.verify`; filters are applied before, by `filters.filter_logits`.
 
-One program per row, so that K + 1 rows of one sequence use K + 1 multiprocessors; the last program of a sequence to
-arrive counts. Knows nothing of requests.
+Few rows: many programs share a row's vocabulary, so that all multiprocessors have some; the last of a row to arrive
+takes the best of theirs, and the last row of a sequence to be drawn counts. The best of bests is the best, whoever
+looked where: no bit depends on how many programs there were. Knows nothing of requests.
 """
 
 from __future__ import annotations
@@ -18,8 +19,11 @@ from torch import Tensor
 from bowsprit_engine.kernels import filters, launch
 from bowsprit_engine.kernels.launch import Build
 
+MAX_PROGRAMS = 64  # of a row
+WANTED_PROGRAMS = 264  # two for each multiprocessor of a large card
 
-@triton.jit  # type: ignore[untyped-decorator]
+
+@triton.jit(do_not_specialize=["num_programs"])  # type: ignore[untyped-decorator]
 def _verify_kernel(  # type: ignore[no-untyped-def]
     logits_ptr,  # [rows, vocab] float32, rows `row_stride` apart
     row_stride,
@@ -29,13 +33,19 @@ def _verify_kernel(  # type: ignore[no-untyped-def]
     temperature_ptr,  # [sequences] float32
     seeds_ptr,  # [sequences] int64
     positions_ptr,  # [sequences] int32
+    row_arrivals_ptr,  # [rows] int32, zeros
     arrivals_ptr,  # [sequences] int32, zeros
+    scores_ptr,  # [rows, MAX_PROGRAMS] float32
+    tokens_ptr,  # [rows, MAX_PROGRAMS] int32
     drawn_ptr,  # [rows] int64, out
     accepted_ptr,  # [sequences] int32, out
     vocab_size,
+    num_programs,  # of a row
     BLOCK: tl.constexpr,  # noqa: N803
+    MAX_PROGRAMS: tl.constexpr,  # noqa: N803
 ):
     row = tl.program_id(0)
+    program = tl.program_id(1)
     sequence = tl.load(row_sequences_ptr + row)
     start = tl.load(row_starts_ptr + sequence)
     end = tl.load(row_starts_ptr + sequence + 1)
@@ -46,7 +56,7 @@ def _verify_kernel(  # type: ignore[no-untyped-def]
 
     best_score = -float("inf")
     best_token = 0
-    for begin in range(0, vocab_size, BLOCK):
+    for begin in range(program * BLOCK, vocab_size, num_programs * BLOCK):
         tokens = begin + tl.arange(0, BLOCK)
         scores = tl.load(row_ptr + tokens, mask=tokens < vocab_size, other=-float("inf"))
         if temperature > 0.0:
@@ -58,18 +68,27 @@ def _verify_kernel(  # type: ignore[no-untyped-def]
         if score > best_score:
             best_score = score
             best_token = begin + index
-    tl.store(drawn_ptr + row, tl.cast(best_token, tl.int64))
-
-    arrived = tl.atomic_add(arrivals_ptr + sequence, 1, sem="acq_rel")
-    if arrived == end - start - 1:
-        accepted = 0
-        is_matching = 1
-        for other in range(start, end - 1):
-            token = tl.load(drawn_ptr + other, volatile=True)
-            draft = tl.load(drafts_ptr + other)
-            is_matching = is_matching & (token == draft).to(tl.int32)
-            accepted += is_matching
-        tl.store(accepted_ptr + sequence, accepted)
+    cell = row * MAX_PROGRAMS + program
+    tl.store(scores_ptr + cell, best_score)
+    tl.store(tokens_ptr + cell, best_token)
+    is_drawn = tl.atomic_add(row_arrivals_ptr + row, 1, sem="acq_rel") == num_programs - 1
+    if is_drawn:
+        programs = tl.arange(0, MAX_PROGRAMS)
+        is_one = programs < num_programs
+        cells = row * MAX_PROGRAMS + programs
+        scores = tl.load(scores_ptr + cells, mask=is_one, other=-float("inf"), cache_modifier=".cg")
+        tokens = tl.load(tokens_ptr + cells, mask=is_one, other=vocab_size, cache_modifier=".cg")
+        token = tl.min(tl.where(scores == tl.max(scores, axis=0), tokens, vocab_size), axis=0)
+        tl.store(drawn_ptr + row, tl.cast(token, tl.int64))
+        if tl.atomic_add(arrivals_ptr + sequence, 1, sem="acq_rel") == end - start - 1:
+            accepted = 0
+            is_matching = 1
+            for other in range(start, end - 1):
+                drawn = tl.load(drawn_ptr + other, volatile=True)
+                draft = tl.load(drafts_ptr + other)
+                is_matching = is_matching & (drawn == draft).to(tl.int32)
+                accepted += is_matching
+            tl.store(accepted_ptr + sequence, accepted)
 
 
 def verify(
@@ -93,10 +112,13 @@ def verify(
     row_sequences = torch.repeat_interleave(
         torch.arange(num_sequences, dtype=torch.int32, device=device), counts, output_size=num_rows
     )
-    arrivals = torch.zeros(num_sequences, dtype=torch.int32, device=device)
+    first_sequence = triton.cdiv(num_rows, 16) * 16  # an aligned address, else another kernel would be compiled
+    arrivals = torch.zeros(first_sequence + num_sequences, dtype=torch.int32, device=device)
+    num_programs = min(triton.cdiv(vocab_size, launch.VERIFY.block), max(1, WANTED_PROGRAMS // num_rows), MAX_PROGRAMS)
+    scores = torch.empty((num_rows, MAX_PROGRAMS), dtype=torch.float32, device=device)
     drawn = torch.empty(num_rows, dtype=torch.int64, device=device)
     accepted = torch.empty(num_sequences, dtype=torch.int32, device=device)
-    _verify_kernel[(num_rows,)](
+    _verify_kernel[(num_rows, num_programs)](
         logits,
         logits.stride(0),
         row_sequences,
@@ -106,10 +128,15 @@ def verify(
         seeds,
         positions,
         arrivals,
+        arrivals[first_sequence:],
+        scores,
+        torch.empty_like(scores, dtype=torch.int32),
         drawn,
         accepted,
         vocab_size,
+        num_programs,
         BLOCK=launch.VERIFY.block,
+        MAX_PROGRAMS=MAX_PROGRAMS,
         num_warps=launch.VERIFY.num_warps,
     )
     return drawn, accepted
@@ -129,6 +156,8 @@ def draw(
     Parameters may live on the host, and should: whether there is a filter is then known without waiting for the device.
     """
     num_rows, device = logits.shape[0], logits.device
+    if num_rows == 0:  # a step of prompts only
+        return torch.empty(0, dtype=torch.int64, device=device)
     is_filtered = bool(((temperature > 0) & ((top_k > 0) | (top_p < 1) | (min_p > 0))).any())
     with torch.cuda.device_of(logits):  # type: ignore[no-untyped-call]  # Triton launches on the current device
         if is_filtered:
@@ -158,12 +187,16 @@ BUILDS = (
             "temperature_ptr": "*fp32:16",
             "seeds_ptr": "*i64:16",
             "positions_ptr": "*i32:16",
+            "row_arrivals_ptr": "*i32:16",
             "arrivals_ptr": "*i32:16",
+            "scores_ptr": "*fp32:16",
+            "tokens_ptr": "*i32:16",
             "drawn_ptr": "*i64:16",
             "accepted_ptr": "*i32:16",
             "vocab_size": "i32:16",
+            "num_programs": "i32",
         },
-        constants={"BLOCK": launch.VERIFY.block},
+        constants={"BLOCK": launch.VERIFY.block, "MAX_PROGRAMS": MAX_PROGRAMS},
         num_warps=launch.VERIFY.num_warps,
     ),
 )

@@ -116,7 +116,7 @@ class TritonRunner:
     ) -> Callable[[Tensor], Tensor]:  # [rows, k] float32 to [rows, n] float32
         """Products with a weight that isn't the model's, a head's say, in the model's dtype and by its kernels.
 
-        On a GPU each tile's kernel is compiled here: a head is loaded beside requests, and drafts while they wait.
+        On a GPU every kernel of it is compiled here: a head is loaded beside requests, and drafts while they wait.
         """
         kept = weight.to(self._device, self._dtype).contiguous()
 
@@ -125,8 +125,8 @@ class TritonRunner:
                 return self._product(x.to(self._dtype), kept, None, torch.float32)
 
         if self._device.type == "cuda":
-            for tile in gemm.TILES:
-                product(kept.new_zeros(tile.rows, kept.shape[1]))
+            for num_rows in gemm.ROWS_OF_EACH_BUILD:
+                product(kept.new_zeros(num_rows, kept.shape[1]))
         return product
 
     def _forward(self, batch: StepBatch) -> ModelOutput:

@@ -20,7 +20,9 @@ def workspace():
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
-@pytest.mark.parametrize(("rows", "columns", "depth"), [(1, 1, 1), (5, 70, 37), (17, 65, 1100), (130, 3, 200)])
+@pytest.mark.parametrize(
+    ("rows", "columns", "depth"), [(1, 1, 1), (5, 70, 37), (17, 65, 1100), (130, 3, 200), (260, 66, 1100)]
+)
 def test_it_multiplies(workspace, rows, columns, depth, dtype):
     """Every tile width, one split and several, no dimension a multiple of a block; rows of x apart."""
     x, weight = normal(rows, depth + 3, dtype=dtype)[:, :depth], normal(columns, depth, dtype=dtype, seed=1)
@@ -36,13 +38,15 @@ def test_it_multiplies(workspace, rows, columns, depth, dtype):
     assert not workspace.arrivals.any()
 
 
-def test_a_rows_bits_do_not_depend_on_the_rows_beside_it(workspace):
-    """A row alone (16 wide, programs per split) equals the row among 20, 40 and 130 (128 wide, one program)."""
-    x, weight = normal(130, 1100), normal(66, 1100, seed=1)
+@pytest.mark.parametrize("many_columns", [1, gemm.MANY_COLUMNS])
+def test_a_rows_bits_do_not_depend_on_the_rows_beside_it(workspace, monkeypatch, many_columns):
+    """A row alone (16 wide, programs per split) equals the row among more, up to where one program adds all splits."""
+    monkeypatch.setattr(gemm, "MANY_COLUMNS", many_columns)
+    x, weight = normal(257, 1100), normal(66, 1100, seed=1)
     assert gemm.num_splits(66, 1100) == 2
 
-    among = {count: gemm.gemm(x[:count], weight, workspace=workspace) for count in (20, 40, 130)}
-    alone = {row: gemm.gemm(x[row : row + 1], weight, workspace=workspace)[0] for row in (0, 7, 19, 39, 129)}
+    among = {count: gemm.gemm(x[:count], weight, workspace=workspace) for count in gemm.ROWS_OF_EACH_BUILD}
+    alone = {row: gemm.gemm(x[row : row + 1], weight, workspace=workspace)[0] for row in (0, 7, 19, 39, 129, 256)}
 
     for count, together in among.items():
         for row, single in alone.items():
@@ -52,10 +56,10 @@ def test_a_rows_bits_do_not_depend_on_the_rows_beside_it(workspace):
 
 @pytest.mark.parametrize(
     ("columns", "depth", "splits"),
-    [(6144, 4096, 4), (4096, 14336, 4), (28672, 4096, 1), (128256, 4096, 1), (64, 64, 1)],
+    [(6144, 4096, 1), (4096, 4096, 2), (4096, 14336, 4), (28672, 4096, 1), (128256, 4096, 1), (64, 64, 1)],
 )
 def test_the_weights_shape_alone_says_how_k_is_split(columns, depth, splits):
-    """Llama 3.1 8B's products: narrow ones are split until they fill the card, none below 512 deep."""
+    """Llama 3.1 8B's products: narrow ones until they fill a card, deep ones until none is too long, none below 512."""
     assert gemm.num_splits(columns, depth) == splits
 
 

@@ -10,7 +10,7 @@ import torch
 
 from bench import gpu_check
 from bench.gpu import checks, decoding, parts, speed
-from bench.gpu.records import Bandwidth, Check, Decoding, Note, PeerSpeed, StepTime, faults
+from bench.gpu.records import Bandwidth, Check, Decoding, EngineRun, Note, PeerSpeed, StepTime, faults
 from bench.gpu.scale import FULL, ODD, QUICK, SMALL
 from bowsprit_engine.core.runner import ModelOutput
 from bowsprit_engine.kernels import ngram
@@ -39,6 +39,7 @@ def test_without_a_gpu_it_says_so_and_fails(tmp_path, capsys):
         ("Checks: engine", ["engine: answers that drafts changed", "engine: no draft was ever accepted"]),
         ("Our steps", [(1, 1), (1, 3), (2, 1), (2, 3)]),
         ("Our tokens per second", [(2, 0.0, 0), (2, 0.0, 3), (2, 0.8, 0), (2, 0.8, 3)]),
+        ("The engine's tokens per second", [(2, "plain"), (2, "look-up"), (2, "told")]),
         ("torch's own operators", [(1, 1), (1, 3), (2, 1), (2, 3)]),
         ("transformers", [2]),
     ],
@@ -59,6 +60,8 @@ def _identity(record):
             return (record.batch, record.rows)
         case Decoding():
             return (record.batch, record.temperature, record.draft_tokens)
+        case EngineRun():
+            return (record.batch, record.drafter)
         case PeerSpeed():
             return record.batch
     return record
