@@ -9,7 +9,7 @@ libraries' are not).
 The weight is the product's left operand, so that its rows fill the matrix unit's 64 and the few rows of x its flexible
 side: every tile width then runs the same instruction (resources.csv says which), as bitwise equality needs.
 
-Words: a `tile` is a program's part of the result, columns n by rows m; the last program of it to arrive adds the splits.
+Words: a `tile` is a program's part of the result, columns n by rows m; the last program of it adds the splits.
 """
 
 from __future__ import annotations
