@@ -67,6 +67,7 @@ class Served:
         *,
         speculation: SpeculationParams | None = None,
         grammar: CompiledGrammar | None = None,
+        tenant: str = "",
         on_output: Callable[[StepOutput], None] = lambda _: None,
         **sampling: object,
     ) -> Answer:
@@ -88,6 +89,7 @@ class Served:
                 speculation=speculation or SpeculationParams(),
                 on_output=tell,
                 grammar=grammar,
+                tenant=tenant,
             )
         )
         return answer

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -12,6 +13,7 @@ from bowsprit_engine.core.runner import ModelOutput, StepBatch
 from bowsprit_engine.core.settings import EngineSettings
 from bowsprit_engine.models import load_model
 from bowsprit_engine.models.torch_runner import TorchRunner
+from bowsprit_engine.speculation.drafters.base import Drafter
 from bowsprit_engine.speculation.drafters.ngram import NGramDrafter
 from scripted_engine import END, VOCAB_SIZE
 from tiny_models import tiny_config, tiny_llama
@@ -49,7 +51,9 @@ class Poisoned:
         return dataclasses.replace(output, logits=logits)
 
 
-def live_engine(runner: TorchRunner, *, kv_blocks: int = 2 * MAX_MODEL_LEN // 16) -> Engine:
+def live_engine(
+    runner: TorchRunner, *, kv_blocks: int = 2 * MAX_MODEL_LEN // 16, drafters: Sequence[Drafter] | None = None
+) -> Engine:
     """Speculates; its cache holds two full sequences, so that a full batch is preempted now and then."""
     return Engine(
         runner=Poisoned(runner),  # type: ignore[arg-type]
@@ -63,5 +67,5 @@ def live_engine(runner: TorchRunner, *, kv_blocks: int = 2 * MAX_MODEL_LEN // 16
             prefill_chunk=32,
             speculation_mode=3,
         ),
-        drafters=[NGramDrafter(name="ngram")],
+        drafters=[NGramDrafter(name="ngram")] if drafters is None else drafters,
     )
