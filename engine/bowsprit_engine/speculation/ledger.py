@@ -67,8 +67,11 @@ class Ledger(Protocol):
     def grant(self, sequences: Sequence[LiveSequence], proposals: Sequence[Proposal]) -> None:
         """The step verifies this."""
 
+    def waits_for(self, sequence: LiveSequence) -> bool:
+        """Whether any draft waits for its text."""
+
     def learn(self, sequence: LiveSequence) -> Sequence[Watched]:
-        """It has new tokens: judge by them. What was watched and is decided comes back."""
+        """It is waited for and has new tokens: judge by them. What was watched and is decided comes back."""
 
     def forget(self, sequence: LiveSequence) -> Sequence[Watched]:
         """It ended, its last tokens are there: judge, and keep nothing of it."""

@@ -220,10 +220,12 @@ class LedgerInCpp:
                 tokens = proposal.token_ids
                 self._untold.extend((GRANTED, followed.number, len(sequence.token_ids), len(tokens), *tokens))
 
-    def learn(self, sequence: LiveSequence) -> Sequence[Watched]:
+    def waits_for(self, sequence: LiveSequence) -> bool:
         followed = self._followed.get(sequence.request_id)
-        if followed is None or not followed.is_waiting:
-            return ()
+        return followed is not None and followed.is_waiting
+
+    def learn(self, sequence: LiveSequence) -> Sequence[Watched]:
+        followed = self._followed[sequence.request_id]
         begin = followed.num_told
         new = sequence.token_ids[begin:]
         self._untold.extend((EMITTED, followed.number, begin, len(new), *new))

@@ -185,11 +185,12 @@ class LedgerInPython:
             if scores is not None and scores.pending:
                 scores.grant(proposal, start=len(sequence.token_ids))
 
-    def learn(self, sequence: LiveSequence) -> Sequence[Watched]:
+    def waits_for(self, sequence: LiveSequence) -> bool:
         scores = self.scores.known(sequence)
-        if scores is None or not scores.pending:
-            return ()
-        return scores.score(sequence.token_ids, self.beliefs.learners)
+        return scores is not None and bool(scores.pending)
+
+    def learn(self, sequence: LiveSequence) -> Sequence[Watched]:
+        return self.scores.of(sequence).score(sequence.token_ids, self.beliefs.learners)
 
     def forget(self, sequence: LiveSequence) -> Sequence[Watched]:
         scores = self.scores.known(sequence)

@@ -99,8 +99,10 @@ class DrafterPool:
 
     def learn(self, sequence: LiveSequence) -> Sequence[Watched]:
         """A live sequence has new tokens: score drafts by them and let drafters learn."""
-        with self.state.prices.handling():
-            watched = self.state.ledger.learn(sequence)
+        watched: Sequence[Watched] = ()
+        if self.state.ledger.waits_for(sequence):
+            with self.state.prices.handling():
+                watched = self.state.ledger.learn(sequence)
         self._teach(sequence)
         return watched
 
