@@ -33,7 +33,7 @@ from bench.installation import (
 from bench.plan import PARTICIPANTS, Case, Participant
 from bench.prompts import prompts_of
 from bench.protocol import Hello, WorkerError
-from bench.worker_process import WorkerProcess, leave_workers_ended
+from bench.worker_process import WorkerProcess, leaving_workers_ended
 from bowsprit_engine.models.weights import load_tokenizer
 
 HELLO_SECONDS = 900.0  # vLLM compiles at its first start
@@ -45,6 +45,7 @@ console = Console(highlight=False, width=None if sys.stdout.isatty() else LOG_WI
 Names = Annotated[str, typer.Option(help="Only these, separated by commas.")]
 
 
+@leaving_workers_ended()
 def main(
     quick: Annotated[bool, typer.Option(help="Fewer rounds, shorter answers, B = 1 and 8.")] = False,
     cases: Names = "",
@@ -56,7 +57,6 @@ def main(
     / "bench",
 ) -> None:
     """Compare our engine with others on the same bfloat16 weights, prompts and processors, interleaved, with spread."""
-    leave_workers_ended()
     begin = time.monotonic()
     chosen_cases = _chosen_cases(plan.QUICK if quick else plan.FULL, cases, rounds)
     chosen = _chosen_engines(engines)

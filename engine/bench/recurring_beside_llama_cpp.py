@@ -31,7 +31,7 @@ from bench.protocol import Answer, Emission, Task
 from bench.recorded_answers import STREAM_SEED
 from bench.spread import Ratio, bootstrapped
 from bench.window import Decoding, decoding
-from bench.worker_process import WorkerProcess, leave_workers_ended
+from bench.worker_process import WorkerProcess, leaving_workers_ended
 from bowsprit_engine.config import ServeSettings
 from bowsprit_engine.model_settings import DrafterChoice
 from bowsprit_engine.server import assembly, garbage
@@ -107,6 +107,7 @@ def _told(name: str, of: Ratio) -> str:
     return f"{name}: {of.value:.2f} [{of.low:.2f}, {of.high:.2f}]"
 
 
+@leaving_workers_ended()
 def main(
     learned: Annotated[int, typer.Option(help="Requests before the judged ones.")] = 300,
     judged: Annotated[int, typer.Option(min=1, help="Requests compared.")] = 24,
@@ -115,7 +116,6 @@ def main(
     out: Annotated[Path, typer.Option(help="Folder of llama.cpp's log.")] = ROOT / "out" / "bench",
 ) -> None:
     """Print both ratios with their 95 % intervals over requests; exit with 1 when speculation changed an answer."""
-    leave_workers_ended()
     out.mkdir(parents=True, exist_ok=True)
     weights = export(packaged_model(), cache_folder())
     choices = tuple(map(DrafterChoice.read, drafter))

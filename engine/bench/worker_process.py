@@ -21,8 +21,9 @@ from bench.protocol import Answer, Hello, Task, WorkerError, decode_answer, deco
 END_SECONDS = 5.0
 
 
-def leave_workers_ended() -> None:
-    """From now on SIGTERM ends this process as an exception does, and its workers with it.
+@contextmanager
+def leaving_workers_ended() -> Iterator[None]:
+    """Within, SIGTERM ends this process as an exception does, and its workers with it. For the main thread.
 
     Workers at rest are stopped: nothing else would ever end them.
     """
@@ -30,7 +31,11 @@ def leave_workers_ended() -> None:
     def leave(number: int, frame: FrameType | None) -> None:
         raise SystemExit(128 + number)
 
-    signal.signal(signal.SIGTERM, leave)
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 class WorkerProcess:

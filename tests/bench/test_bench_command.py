@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -20,8 +21,10 @@ def test_an_unknown_name_is_refused_with_those_that_there_are(words: list[str], 
     """Before anything is installed or measured."""
     application = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False)
     application.command()(command.main)
+    before = signal.getsignal(signal.SIGTERM)
     result = CliRunner().invoke(application, [*words, "--out", str(tmp_path / "out")])
     assert result.exit_code == 2
     assert "sonnet" in result.output
     assert known in result.output
     assert not (tmp_path / "out").exists()
+    assert signal.getsignal(signal.SIGTERM) is before

@@ -103,9 +103,9 @@ def test_an_idle_worker_and_its_children_take_no_processor_time(start: Start) ->
 TERMINATED = """
 import os, sys
 from pathlib import Path
-from bench.worker_process import WorkerProcess, leave_workers_ended
-leave_workers_ended()
-with WorkerProcess([sys.executable, sys.argv[1], "has a child"], env=os.environ, log=Path(sys.argv[2])) as worker:
+from bench.worker_process import WorkerProcess, leaving_workers_ended
+command, log = [sys.executable, sys.argv[1], "has a child"], Path(sys.argv[2])
+with leaving_workers_ended(), WorkerProcess(command, env=os.environ, log=log) as worker:
     print(worker.hello(timeout_seconds=60).version, flush=True)
     sys.stdin.read()
 """
