@@ -84,8 +84,9 @@ def open_model(
     """Open a .gguf file or a Hugging Face folder. Raises ModelError naming the path and the cause.
 
     dtype "auto" is bfloat16, whatever the checkpoint holds: weights are stored so; the native runner computes in
-    float32. backend "auto" is native for bfloat16 on the CPU, else torch. load_format "dummy" reads the config and,
-    where there is one, the tokenizer, and draws the weights at random: for measurements, never for answers.
+    float32. backend "auto" is native for bfloat16 on the CPU, triton on a GPU that its kernels are built for, else
+    torch. load_format "dummy" reads the config and, where there is one, the tokenizer, and draws the weights at random:
+    for measurements, never for answers.
     """
     options = RunnerOptions.resolved(path, backend=backend, dtype=dtype, device=device, num_threads=num_threads)
     source = read_source(path, load_format, options.device)

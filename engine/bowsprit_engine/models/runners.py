@@ -25,6 +25,8 @@ DTYPES: Mapping[str, torch.dtype] = {
     "float16": torch.float16,
     "float32": torch.float32,
 }
+# The oldest that the kernels are built for (kernels/resources.csv), with bfloat16 in its matrix unit.
+TRITON_CAPABILITY = (8, 0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +94,7 @@ def _resolve_device(path: Path, device: str) -> torch.device:
 
 def _resolve_backend(path: Path, backend: str, *, dtype: torch.dtype, device: torch.device) -> str:
     can_native = device.type == "cpu" and dtype == torch.bfloat16
-    name = ("native" if can_native else "torch") if backend == "auto" else backend
+    name = _fastest(can_native=can_native, device=device) if backend == "auto" else backend
     if name not in RUNNERS:
         raise ModelError(
             f"{path}: backend {backend!r} is not one of: auto, {', '.join(RUNNERS)}", reason="UnsupportedBackend"
@@ -107,3 +109,10 @@ def _resolve_backend(path: Path, backend: str, *, dtype: torch.dtype, device: to
             f"{path}: the triton backend runs on a CUDA device, not on {device}", reason="UnsupportedDevice"
         )
     return name
+
+
+def _fastest(*, can_native: bool, device: torch.device) -> str:
+    if can_native:
+        return "native"
+    is_card = device.type == "cuda" and torch.cuda.get_device_capability(device) >= TRITON_CAPABILITY
+    return "triton" if is_card else "torch"
