@@ -6,6 +6,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import pytest
 
 from bowsprit_engine.capture import schema
 from bowsprit_engine.capture.intake import Capture
-from bowsprit_engine.capture.reader import read_shards
+from bowsprit_engine.capture.reader import num_tokens, read_shards
 from bowsprit_engine.capture.schema import CapturedRequest
 from bowsprit_engine.capture.store import ShardStore
 from bowsprit_engine.capture.writer import ShardWriter, WriterSettings
@@ -232,12 +233,29 @@ def test_the_newest_requests_of_the_model_within_the_window_are_read_in_order(wr
     assert numbers(max_tokens=17) == [2, 3]
 
 
+def test_how_many_tokens_would_be_read_is_known_without_reading_rows(
+    write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of shards that are another model's alone, or torn, are none; a limit holds as it does for reading."""
+    for pod_uid, digest in (("pod-1", DIGEST), ("pod-2", "e" * 64), ("pod-3", DIGEST)):
+        writer = write(pod_uid=pod_uid, model_digest=digest)
+        writer.offer(finished(1))
+        writer.offer(finished(2))
+        writer.close()
+    (tmp_path / "torn.parquet").write_bytes((tmp_path / "pod-1-000000.parquet").read_bytes()[:100])
+    monkeypatch.setattr(schema, "decode", lambda content: pytest.fail("read"))
+    counted = [num_tokens(f"file://{tmp_path}", model_digest=DIGEST, max_tokens=most) for most in (None, 20, 100)]
+    assert counted == [32, 20, 32]
+    assert num_tokens(f"file://{tmp_path}", model_digest="f" * 64) == 0
+
+
 def test_a_folder_that_isnt_there_is_a_failure_with_its_reason(tmp_path: Path) -> None:
     """An empty one is only empty traffic."""
     assert read_shards(f"file://{tmp_path}", model_digest=DIGEST).requests == []
-    with pytest.raises(WorldError) as failure:
-        read_shards(f"file://{tmp_path}/missing", model_digest=DIGEST)
-    assert failure.value.reason == "CaptureUnreadable"
+    for ask in (read_shards, num_tokens):
+        with pytest.raises(WorldError) as failure:
+            ask(f"file://{tmp_path}/missing", model_digest=DIGEST)
+        assert failure.value.reason == "CaptureUnreadable"
 
 
 @pytest.mark.parametrize(
@@ -316,7 +334,9 @@ def test_a_shards_tokens_are_in_its_footer() -> None:
         finish_reason="length",
         temperature=0.0,
     )
-    assert schema.tokens_in(schema.encode([request, request])) == 6
+    mixed = schema.encode([request, replace(request, model_digest="f" * 64)])
+    assert schema.tokens_in(mixed) == 6
+    assert [schema.tokens_in(mixed, model_digest=letter * 64) for letter in "cdefg"] == [0, 6, 6, 6, 0]
 
 
 def _age(path: Path, span: timedelta) -> None:

@@ -1,19 +1,21 @@
 """Captured traffic within a window, for training: what could be read, and what could not and why.
 
-Decides order and limits; an unreadable shard is reported and never fails the read.
+Decides order and limits, and tells beforehand how much there is; an unreadable shard is reported and never fails the
+read.
 """
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 
 from bowsprit_engine.capture import schema
 from bowsprit_engine.capture.schema import CapturedRequest
-from bowsprit_engine.capture.store import ShardStore
+from bowsprit_engine.capture.store import Shard, ShardStore
 from bowsprit_engine.errors import WorldError
 
-__all__ = ["CapturedRequest", "CapturedTraffic", "read_shards"]
+__all__ = ["CapturedRequest", "CapturedTraffic", "num_tokens", "read_shards"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,11 +38,7 @@ def read_shards(
 
     Raises WorldError CaptureUnreadable when the folder can't be listed; one without shards is empty traffic.
     """
-    try:
-        store = ShardStore(uri)
-        newest_first = store.shards()[::-1]
-    except OSError as error:
-        raise WorldError(f"captured traffic at {uri} can't be listed: {error}", reason="CaptureUnreadable") from error
+    store, newest_first = _opened(uri)
     requests: list[CapturedRequest] = []
     unreadable: list[tuple[str, str]] = []
     tokens = num_read = other_models = 0
@@ -63,6 +61,30 @@ def read_shards(
                 tokens += request.num_tokens
     requests.sort(key=lambda request: request.time)
     return CapturedTraffic(requests=requests, unreadable=unreadable, shards=num_read, other_models=other_models)
+
+
+def num_tokens(uri: str, *, model_digest: str, max_tokens: int | None = None) -> int:
+    """What `read_shards` would have to hold, prompts included, by the shards' footers: no row is read.
+
+    Never less than that, but for shards without the sum in their footer. Raises WorldError as `read_shards` does.
+    """
+    store, newest_first = _opened(uri)
+    tokens = 0
+    for shard in newest_first:
+        if max_tokens is not None and tokens >= max_tokens:
+            return max_tokens
+        with suppress(OSError, ValueError):  # reading it says why
+            tokens += schema.tokens_in(store.read(shard.name), model_digest=model_digest)
+    return tokens if max_tokens is None else min(max_tokens, tokens)
+
+
+def _opened(uri: str) -> tuple[ShardStore, list[Shard]]:
+    """The folder and its shards, the newest first."""
+    try:
+        store = ShardStore(uri)
+        return store, store.shards()[::-1]
+    except OSError as error:
+        raise WorldError(f"captured traffic at {uri} can't be listed: {error}", reason="CaptureUnreadable") from error
 
 
 def _first_line(error: Exception) -> str:

@@ -87,10 +87,25 @@ def decode(content: bytes) -> list[CapturedRequest]:
     ]
 
 
-def tokens_in(content: bytes) -> int:
-    """Tokens of a shard, from its footer. Raises ValueError for what is no shard."""
+def tokens_in(content: bytes, *, model_digest: str | None = None) -> int:
+    """Tokens of a shard, from its footer: of all its rows, or none where all are of other models than this one.
+
+    Raises ValueError for what is no shard.
+    """
     try:
-        metadata = pq.read_schema(BytesIO(content)).metadata or {}
+        footer = pq.ParquetFile(BytesIO(content)).metadata
     except (pa.ArrowException, OSError) as error:
         raise ValueError(f"not a readable shard: {error}") from error
-    return int(metadata.get(TOKENS_KEY, b"0"))
+    if model_digest is not None and not _may_hold(footer, model_digest):
+        return 0
+    return int((footer.metadata or {}).get(TOKENS_KEY, b"0"))
+
+
+def _may_hold(footer: pq.FileMetaData, model_digest: str) -> bool:
+    """Whether a row of this model may be there, by the least and the greatest digest of each group of rows."""
+    column = SCHEMA.get_field_index("model_digest")
+    groups = (footer.row_group(index) for index in range(footer.num_row_groups))
+    ranges = [group.column(column).statistics for group in groups if group.num_columns > column]
+    return not ranges or any(
+        found is None or not found.has_min_max or found.min <= model_digest <= found.max for found in ranges
+    )

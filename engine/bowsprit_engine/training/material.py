@@ -9,7 +9,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from bowsprit_engine.capture.reader import CapturedTraffic, read_shards
+from bowsprit_engine.capture.reader import CapturedTraffic, num_tokens, read_shards
 from bowsprit_engine.config import TrainSettings
 from bowsprit_engine.core.runner import ModelConfig
 from bowsprit_engine.errors import WorldError
@@ -31,6 +31,12 @@ class Material:
     split: Split
     base: Split | None
     chosen: Chosen
+
+
+def tokens_to_gather(settings: TrainSettings, *, digest: str) -> int:
+    """Of all that `gather` would read, before any of it is. Raises WorldError where a folder can't be listed."""
+    uris = [uri for uri in (settings.capture_uri, settings.base_uri) if uri is not None]
+    return sum(num_tokens(uri, model_digest=digest, max_tokens=settings.max_tokens) for uri in uris)
 
 
 def gather(settings: TrainSettings, config: ModelConfig, *, digest: str) -> Material:

@@ -29,6 +29,10 @@ from bowsprit_engine.training.features import PREFILL_ROWS
 PROCESS_BYTES = 512 << 20
 BYTES_PER_CAPTURED_TOKEN = 72  # integers of Python while they are read; 51 measured, and two columns per step
 COPIES_OF_HEAD = 5  # weights, gradients, AdamW's two moments, the best so far
+BYTES_PER_TOKEN_ID = 8  # of what is learned from and judged by: int64, as losses take them
+# Of the drafts at a judged token, as objects of Python: 137 and 72 measured. Two heads are compared.
+BYTES_PER_DRAFT, BYTES_PER_DRAFTED_TOKEN, COMPARED_HEADS = 144, 72, 2
+BYTES_PER_REPLAYED_TOKEN = 36  # once more as integers of Python, while judged requests are replayed
 SERVING_HEADS = 3  # the incumbent, the candidate, and the one that a validation judges
 
 
@@ -38,6 +42,8 @@ def plan_memory(
     itemsize: int,  # bytes of a weight and of a cached value
     longest: int,  # tokens of the longest request
     captured_tokens: int,
+    judged_tokens: int,  # emitted ones of requests that judge
+    trained_tokens: int,  # and of those to learn from
     rows_per_batch: int,
     draft_tokens: int,
     limit: MemoryLimit,
@@ -52,6 +58,7 @@ def plan_memory(
     batch = rows * batch_bytes_per_row(hidden_size=config.hidden_size, width=width, draft_tokens=draft_tokens)
     serving = largest_head_bytes(config)
     vocabulary = 2 * FLOAT_BYTES * DRAFT_VOCABULARY * config.hidden_size
+    per_judged = COMPARED_HEADS * (BYTES_PER_DRAFT + draft_tokens * BYTES_PER_DRAFTED_TOKEN) + BYTES_PER_REPLAYED_TOKEN
     look_up = KEPT_TOKENS * BYTES_PER_TOKEN
     parts = (
         MemoryPart(
@@ -80,7 +87,16 @@ def plan_memory(
             detail=f"{DRAFT_VOCABULARY} rows of the LM head, and as products read them",
         ),
         MemoryPart(name="batch", num_bytes=batch, detail=f"up to {rows} rows at {draft_tokens} positions"),
-        MemoryPart(name="judging", num_bytes=SERVING_HEADS * serving + look_up, detail="heads that serve, look-up"),
+        MemoryPart(
+            name="judging",
+            num_bytes=SERVING_HEADS * serving + look_up + judged_tokens * per_judged,
+            detail=f"heads that serve, look-up, drafts at {judged_tokens} tokens",
+        ),
+        MemoryPart(
+            name="token ids",
+            num_bytes=(judged_tokens + trained_tokens) * BYTES_PER_TOKEN_ID,
+            detail=f"{judged_tokens + trained_tokens} emitted tokens",
+        ),
         MemoryPart(
             name="captured traffic",
             num_bytes=captured_tokens * BYTES_PER_CAPTURED_TOKEN,

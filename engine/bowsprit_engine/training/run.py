@@ -11,16 +11,16 @@ import logging
 import torch
 
 from bowsprit_engine.config import TrainSettings
-from bowsprit_engine.core.memory_budget import readable
+from bowsprit_engine.core.memory_budget import MemorySum, readable
 from bowsprit_engine.models import LoadedModel, OpenedModel, open_model
 from bowsprit_engine.models.uri import resolve_uri
 from bowsprit_engine.server.memory_limit import memory_limit
 from bowsprit_engine.speculation.drafters.head import HeadDrafter
-from bowsprit_engine.training import artifact, candidate, features, loop, material, memory_plan, teaching
+from bowsprit_engine.training import artifact, candidate, features, loop, material, memory_plan, selection, teaching
 from bowsprit_engine.training.deadline import Deadline
 from bowsprit_engine.training.evaluate import ServedPool
-from bowsprit_engine.training.material import Material
 from bowsprit_engine.training.progress import Tracker
+from bowsprit_engine.training.selection import Chosen
 from bowsprit_engine.training.states import StateFile
 from bowsprit_policy.wire import Artifact, Evaluation, TrainingPhase, TrainingResult
 
@@ -32,8 +32,12 @@ def run(settings: TrainSettings, *, tracker: Tracker, deadline: Deadline) -> Tra
     torch.set_num_threads(settings.threads)
     tracker.enter(TrainingPhase.LOADING, f"loading {settings.model}")
     opened = open_model(resolve_uri(settings.model), num_threads=settings.threads)
+    captured_tokens = material.tokens_to_gather(settings, digest=opened.digest)
+    _memory(settings, opened, captured_tokens=captured_tokens).check()  # by what is known before it is read
     gathered = material.gather(settings, opened.config, digest=opened.digest)
-    _check_memory(settings, opened, gathered)
+    memory = _memory(settings, opened, captured_tokens=gathered.captured_tokens, chosen=gathered.chosen)
+    memory.check()
+    logger.info("memory: %s of %s: %s", readable(memory.num_bytes), readable(memory.limit.num_bytes), memory)
     output = resolve_uri(settings.output_uri)
     state_bytes = gathered.chosen.state_bytes(opened.config.hidden_size)
     pool = ServedPool(
@@ -84,18 +88,21 @@ def run(settings: TrainSettings, *, tracker: Tracker, deadline: Deadline) -> Tra
     )
 
 
-def _check_memory(settings: TrainSettings, opened: OpenedModel, gathered: Material) -> None:
-    memory = memory_plan.plan_memory(
+def _memory(
+    settings: TrainSettings, opened: OpenedModel, *, captured_tokens: int, chosen: Chosen | None = None
+) -> MemorySum:
+    """What the run takes; without `chosen`, what it takes at least."""
+    return memory_plan.plan_memory(
         opened.config,
         itemsize=opened.options.dtype.itemsize,
-        longest=gathered.chosen.longest,
-        captured_tokens=gathered.captured_tokens,
+        longest=1 if chosen is None else chosen.longest,
+        captured_tokens=captured_tokens,
+        judged_tokens=0 if chosen is None else selection.num_tokens(chosen.judging),
+        trained_tokens=0 if chosen is None else selection.num_tokens(chosen.train),
         rows_per_batch=teaching.ROWS_PER_BATCH,
         draft_tokens=settings.draft_tokens,
         limit=memory_limit("cpu"),
     )
-    memory.check()
-    logger.info("memory: %s of %s: %s", readable(memory.num_bytes), readable(memory.limit.num_bytes), memory)
 
 
 def _parent(settings: TrainSettings, model: LoadedModel) -> HeadDrafter | None:
