@@ -69,6 +69,16 @@ def test_what_a_head_adds_is_unknown_and_hopeful_before_it_was_asked():
     assert added(beliefs, had=added(beliefs)[1]) == [0.0, 0.0]
 
 
+def test_nothing_is_heard_of_drafts_before_the_heads_word_was_judged():
+    """They are doubted for want of a record: it would be asked for short drafts for ever, where rows are dear."""
+    beliefs = Beliefs([HEAD])
+    fresh = added(beliefs)
+    for _ in range(20):
+        heard(beliefs, 0.9, 0.9)
+
+    assert added(beliefs) == fresh
+
+
 def test_what_a_head_adds_is_what_its_sure_drafts_do_however_many_unsure_ones_there_are():
     """A mean would say that none is worth its row: half of them are, and the others aren't verified."""
     beliefs = proven()

@@ -123,8 +123,10 @@ class Beliefs:
         """A costly drafter's draft was made for a sequence whose best other draft gains `had`.
 
         `num_drafted`: its tokens before it was cut. What is hopeless adds nothing: left out, far tokens would be worth
-        what those of sure drafts are.
+        what those of sure drafts are. Before the drafter's word was judged nothing is heard: it would be doubt only.
         """
+        if not self._calibrator.is_proven(candidate.drafter):
+            return
         self._added.clear()
         added = added_by(candidate.survivals, row_price=row_price, had=had)
         self._advantages.learn(

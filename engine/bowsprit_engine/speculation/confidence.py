@@ -148,6 +148,10 @@ class Calibrator:
             rate.count(matched=matched, keep=self._keep)
         self._values.clear()
 
+    def is_proven(self, drafter: str) -> bool:
+        """Whether its word is what it came to, rather than what is believed of it at first."""
+        return drafter not in self._unproven or self._word(drafter).promised >= WORD_LEAN
+
     def forget(self, drafter: str) -> None:
         """A drafter was swapped: what is known of it is void."""
         self._words.pop(drafter, None)

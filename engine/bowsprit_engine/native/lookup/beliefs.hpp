@@ -48,6 +48,10 @@ class Calibrator {
   double probability(const Kind& kind, double prior) const;
   void learn(const Kind& kind, bool is_match, double prior);
   void forget(uint16_t slot) { of_slot_[slot].reset(); }
+  // Whether its word is what it came to, rather than what is believed of it at first.
+  bool is_proven(uint16_t slot) const {
+    return !are_unproven_[slot] || (of_slot_[slot] && of_slot_[slot]->promised >= constants_.word_lean);
+  }
 
  private:
   struct Rates {

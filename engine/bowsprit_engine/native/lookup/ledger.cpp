@@ -77,7 +77,7 @@ void Ledger::weigh(uint16_t slot, const Draft& draft) {
   Candidate whole = made;
   whole.tokens = joined(one.forced, made.tokens);
   keep(sequence, slot, std::move(whole), one.length, one.forced.size(), false);
-  if (slots_[slot].is_costly) {
+  if (slots_[slot].is_costly && calibrator_.is_proven(slot)) {
     std::vector<double> brings = added_by(made.survivals, row_price_, had(draft.index), constants_.doubt);
     brings.resize(draft.tokens.size());  // what is hopeless adds nothing
     advantages_.learn(slot, row_price_, had(draft.index), fortune(sequence, slot), brings);
