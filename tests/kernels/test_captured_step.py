@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from bowsprit_engine.models.triton_runner import TritonRunner
 from tiny_models import rows, tiny_config
 
 CUDA = torch.device("cuda", 0)
+VOCAB_SIZE = 10_000  # a row's filters have several programs where there are few rows
 
 
 class Weights:
@@ -82,6 +84,8 @@ class Card:
         monkeypatch.setattr(step_graphs, "CudaCaptures", Captures)
         monkeypatch.setattr(torch.cuda, "device", lambda device: contextlib.nullcontext())
         monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a card")
+        properties = SimpleNamespace(multi_processor_count=4, shared_memory_per_block_optin=99 * 1024)
+        monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
 
 
 def _variant(parameter, value):
@@ -110,7 +114,7 @@ def card():
 
 @pytest.fixture(scope="module")
 def runner(card):
-    config = tiny_config(num_layers=1, tie_word_embeddings=False)
+    config = tiny_config(num_layers=1, tie_word_embeddings=False, vocab_size=VOCAB_SIZE)
     runner = TritonRunner(Weights(config), dtype=torch.bfloat16, device=CUDA)
     runner.allocate_kv(20)
     card.launched_at_start = frozenset(card.launched)
@@ -159,19 +163,20 @@ def test_no_step_after_the_start_compiles_a_kernel(runner, card):
 def test_no_draw_after_the_start_compiles_a_kernel(runner, card):
     """Filtered or not, of as many rows as a step has."""
     begin = len(card.launched)
-    logits = runner.forward(on_card(rows(([5, 6, 7], 4, [2])))).logits
-    ones = torch.ones(3, device=CUDA)
+    logits = torch.empty(20, VOCAB_SIZE, device=CUDA)
+    ones = torch.ones(20, device=CUDA)
 
-    verify.verify(
-        filters.filter_logits(logits, ones, ones.int(), ones, ones),
-        row_starts=torch.tensor([0, 3], dtype=torch.int32, device=CUDA),
-        drafts=ones.long(),
-        temperature=ones[:1],
-        seeds=ones[:1].long(),
-        positions=ones[:1].int(),
-    )
+    for count in (1, 3, 20):
+        verify.verify(
+            filters.filter_logits(logits[:count], *(part[:count] for part in (ones, ones.int(), ones, ones))),
+            row_starts=torch.tensor([0, count], dtype=torch.int32, device=CUDA),
+            drafts=ones[:count].long(),
+            temperature=ones[:1],
+            seeds=ones[:1].long(),
+            positions=ones[:1].int(),
+        )
 
-    assert [kernel for kernel, *_ in card.launched[begin:]] == ["_filter_kernel", "_verify_kernel"]
+    assert [kernel for kernel, *_ in card.launched[begin:]] == 3 * ["_filter_kernel", "_verify_kernel"]
     assert set(card.launched[begin:]) - card.launched_at_start == set()
 
 
@@ -180,7 +185,7 @@ def test_no_product_of_a_loaded_head_compiles_a_kernel(runner, card):
     product = runner.linear(torch.empty(1024, 4096, device=CUDA))
     compiled, begin = set(card.launched), len(card.launched)
 
-    for count in (1, 17, 33, 65, 200):
+    for count in (1, 17, 33, 65, 200, 300):
         assert product(torch.empty(count, 4096, device=CUDA)).shape == (count, 1024)
 
     assert {kernel for kernel, *_ in card.launched[begin:]} == {"_gemm_kernel"}
@@ -191,5 +196,5 @@ def test_a_replayed_step_hands_out_copies_on_the_device(runner):
     """Of as many rows as it was asked for."""
     output = runner.forward(on_card(rows(([5, 6, 7], 4, [2]))))
 
-    assert (output.logits.shape, output.logits.dtype, output.logits.device) == ((3, 300), torch.float32, CUDA)
+    assert (output.logits.shape, output.logits.dtype, output.logits.device) == ((3, VOCAB_SIZE), torch.float32, CUDA)
     assert (output.hidden.shape, output.hidden.dtype, output.hidden.device) == ((3, 64), torch.float32, CUDA)

@@ -270,7 +270,8 @@ def _filter_kernel(  # type: ignore[no-untyped-def]
 
 
 @functools.cache
-def _programs_at_once(device: torch.device) -> int:
+def programs_at_once(device: torch.device) -> int:
+    """Most programs of a launch whose programs can meet."""
     count = torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 0
     return PROGRAMS_AT_ONCE * count
 
@@ -294,7 +295,7 @@ def filter_logits(
     out = torch.empty((rows, vocab_size), dtype=torch.float32, device=device)
     group_size = triton.cdiv(triton.cdiv(vocab_size, GROUPS), LAUNCH.block) * LAUNCH.block
     num_groups = triton.cdiv(vocab_size, group_size)
-    num_programs = min(num_groups, max(1, _programs_at_once(device) // rows))
+    num_programs = min(num_groups, max(1, programs_at_once(device) // rows))
     _filter_kernel[(rows, num_programs)](
         logits,
         logits.stride(0),

@@ -49,6 +49,5 @@ def dot_type(dtype: torch.dtype) -> Any:
     return tl.float32 if triton.knobs.runtime.interpret else TYPES[dtype]
 
 
-# 2048 entries over 8 warps are 8 per thread, which the ahead-of-time builds for sm_80, sm_90 and sm_100 hold in registers
-# without a spill (tests/kernels).
+# 2048 entries over 8 warps are 8 per thread, which the ahead-of-time builds hold in registers without a spill.
 VERIFY = Launch(block=2048, num_warps=8)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from bowsprit_engine.kernels.launch import Build, Launch
 
-# `block`: heads per program; 1.5 µs of a step for each layer on an H200. 8 heads of 128 are 4 pairs per thread of 4 warps.
+# `block`: heads per program: 8 heads of 128 are 4 pairs per thread of 4 warps. On an H200 a layer's takes 1.5 µs.
 LAUNCH = Launch(block=8, num_warps=4)
 
 

@@ -143,12 +143,17 @@ class TritonRunner:
 
     @torch.inference_mode()
     def _compile_sampling(self) -> None:
+        """Filters twice: many rows have a program each, few have many that meet."""
+
         def one(dtype: torch.dtype) -> Tensor:
             return torch.ones(1, dtype=dtype, device=self._device)
 
         logits = torch.zeros((1, self.config.vocab_size), device=self._device)
+        parameters = [one(dtype) for dtype in (torch.float32, torch.int32, torch.float32, torch.float32)]
+        many = filters.programs_at_once(self._device)
+        filters.filter_logits(logits.expand(many, -1), *(part.expand(many) for part in parameters))
         verify.verify(
-            filters.filter_logits(logits, one(torch.float32), one(torch.int32), one(torch.float32), one(torch.float32)),
+            filters.filter_logits(logits, *parameters),
             row_starts=torch.arange(2, dtype=torch.int32, device=self._device),
             drafts=one(torch.int64),
             temperature=one(torch.float32),
