@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import signal
@@ -23,7 +24,7 @@ from bowsprit_engine.training.head import HeadShape, RecurrentHead
 from bowsprit_engine.training.loop import LoopSettings, Outcome
 from bowsprit_engine.training.loss import LossWeights
 from bowsprit_engine.training.selection import choose
-from bowsprit_engine.training.states import StateFile
+from bowsprit_engine.training.states import CHECK_EVERY, StateFile
 from bowsprit_policy.wire import TrainingResult
 from training.learnable import (
     EPS,
@@ -78,7 +79,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 def test_a_disk_that_is_too_small_is_refused_with_both_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Before a byte is written."""
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(10 << 30, 9 << 30, 1 << 30))
-    with pytest.raises(WorldError, match=r"states take 2\.00 GiB and 1\.00 GiB are free at .*scratch") as raised:
+    with pytest.raises(WorldError, match=r"states take 2\.00 GiB at .*scratch: 1\.00 GiB are free") as raised:
         StateFile(tmp_path / "scratch", num_bytes=2 << 30)
     assert raised.value.reason == "InsufficientStorage"
 
@@ -158,23 +159,69 @@ def test_a_run_whose_states_find_no_room_fails_before_it_reads_weights(
     assert job.run(scratched) == 1
     result = result_of(scratched)
     assert result.reason == "InsufficientStorage"
-    assert "states take 0 MiB and 0 MiB are free" in result.message
+    assert "0 MiB are free beside the 0 MiB that are written" in result.message
 
 
-def test_a_full_disk_in_the_middle_of_a_run_is_told(scratched: TrainSettings, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Somebody else filled it."""
+@pytest.mark.parametrize(
+    ("number", "reason", "words"),
+    [
+        (errno.ENOSPC, "InsufficientStorage", "No space left on device after 0 MiB. --scratch-dir names another place"),
+        (errno.EDQUOT, "InsufficientStorage", "Disk quota exceeded after 0 MiB. --scratch-dir names another place"),
+        (errno.EIO, "StorageFailed", "while Features: [Errno 5] Input/output error"),
+    ],
+)
+def test_a_disk_that_is_full_in_the_middle_of_a_run_is_told_from_one_that_fails(
+    scratched: TrainSettings, monkeypatch: pytest.MonkeyPatch, number: int, reason: str, words: str
+) -> None:
+    """Somebody else filled it. The refusal says what to do, and nothing is left."""
 
-    def full(descriptor: int, content: bytes, offset: int) -> int:
-        raise OSError(28, "No space left on device")
+    def fails(descriptor: int, content: bytes, offset: int) -> int:
+        raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(os, "pwrite", full)
+    monkeypatch.setattr(os, "pwrite", fails)
     assert job.run(scratched) == 1
     result = result_of(scratched)
-    assert (result.reason, result.message) == (
-        "StorageFailed",
-        "while Features: [Errno 28] No space left on device",
-    )
+    assert result.reason == reason
+    assert words in result.message
     assert list((scratched.scratch_dir or Path()).iterdir()) == []
+
+
+def test_a_limit_of_the_file_system_is_told_with_what_was_written(tmp_path: Path) -> None:
+    """By a real one, on the size of a file: 100 KiB of the 128 that were announced."""
+    script = """
+import resource, signal, sys
+from pathlib import Path
+import torch
+from bowsprit_engine.errors import WorldError
+from bowsprit_engine.training.states import StateFile
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (100 << 10, 100 << 10))
+with StateFile(Path(sys.argv[1]), num_bytes=128 << 10) as file:
+    try:
+        for _ in range(4):
+            file.append(torch.ones(8, 1 << 10))
+    except WorldError as error:
+        print(error.reason, error, sep="|")
+"""
+    ended = subprocess.run([sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, check=True)
+    reason, message = ended.stdout.split("|")
+    assert reason == "InsufficientStorage"
+    assert f"the target's states take 0 MiB at {tmp_path}: File too large after 0 MiB. --scratch-dir" in message
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_room_is_asked_for_while_states_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every 64 MiB: the rest is refused before the disk is full for everybody on it."""
+    free = [4 * CHECK_EVERY, 4 * CHECK_EVERY, CHECK_EVERY]
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(1 << 40, 1 << 40, free.pop(0)))
+    quarter = torch.zeros(1, CHECK_EVERY // 16)
+    with StateFile(tmp_path, num_bytes=4 * CHECK_EVERY) as file:
+        for _ in range(7):
+            file.append(quarter)
+        assert free == [CHECK_EVERY]
+        with pytest.raises(WorldError, match="64 MiB are free beside the 128 MiB that are written") as raised:
+            file.append(quarter)
+    assert raised.value.reason == "InsufficientStorage"
 
 
 def test_a_run_that_begins_again_after_a_kill_leaves_one_folder(scratched: TrainSettings) -> None:

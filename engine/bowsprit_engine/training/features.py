@@ -46,7 +46,8 @@ def compute(
 ) -> Features:
     """Requests that judge first, since without them there is no verdict; then as many to train on as time allows.
 
-    Raises WorldError DeadlineExceeded when it doesn't suffice for that, OSError when the file's disk is full.
+    Raises WorldError DeadlineExceeded when it doesn't suffice for that, InsufficientStorage when the file's disk is
+    full.
     """
     judging = chosen.judging
     reader = StateReader(runner, longest=chosen.longest)

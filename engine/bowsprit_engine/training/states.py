@@ -8,6 +8,7 @@ and not mapped: a mapped page counts as the process's memory, and a disk's failu
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import tempfile
@@ -19,8 +20,11 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from bowsprit_engine.core.memory_budget import readable
+from bowsprit_engine.core.memory_budget import MIB, readable
 from bowsprit_engine.errors import WorldError
+
+CHECK_EVERY = 64 * MIB  # written: how often the disk is asked whether the rest still fits
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,16 +77,10 @@ class StateFile:
     def __init__(self, folder: Path, *, num_bytes: int) -> None:
         """Makes the folder. Raises WorldError InsufficientStorage with what is needed and what is free."""
         folder.mkdir(parents=True, exist_ok=True)
-        free = shutil.disk_usage(folder).free
-        if num_bytes > free:
-            raise WorldError(
-                f"the target's states take {readable(num_bytes)} and {readable(free)} are free at {folder}: "
-                "--scratch-dir names another place, --scratch-limit takes fewer of the captured tokens",
-                reason="InsufficientStorage",
-            )
-        self._file = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115 - closed by __exit__
-        self._num_bytes = num_bytes
+        self._folder, self._num_bytes = folder, num_bytes
         self._end = 0
+        self._check_room()
+        self._file = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115 - closed by __exit__
 
     def __enter__(self) -> Self:
         return self
@@ -91,15 +89,15 @@ class StateFile:
         self._file.close()
 
     def append(self, rows: Tensor) -> StoredRows:  # [n, width]
-        """Raises OSError when the disk is full, ValueError for more than was announced."""
+        """Raises WorldError InsufficientStorage when the disk, a quota or a file's limit has no room for this or for
+        what is still to come, OSError for a disk that fails, ValueError for more than was announced.
+        """
         stored = StoredRows(file=self, offset=self._end, num_rows=rows.shape[0], width=rows.shape[1], dtype=rows.dtype)
         if self._end + stored.num_bytes > self._num_bytes:
             raise ValueError(f"{self._end} + {stored.num_bytes} bytes of states, {self._num_bytes} were announced")
-        content = _bytes_of(rows.detach().contiguous())
-        written = 0
-        while written < len(content):
-            written += os.pwrite(self._file.fileno(), content[written:], self._end + written)
-        self._end += len(content)
+        self._write(_bytes_of(rows.detach().contiguous()))
+        if self._end // CHECK_EVERY > stored.offset // CHECK_EVERY:
+            self._check_room()
         return stored
 
     def read_into(self, rows: Tensor, offset: int) -> None:
@@ -114,6 +112,29 @@ class StateFile:
 
     def will_read(self, offset: int, num_bytes: int) -> None:
         os.posix_fadvise(self._file.fileno(), offset, num_bytes, os.POSIX_FADV_WILLNEED)
+
+    def _write(self, content: memoryview) -> None:
+        begin = self._end
+        try:
+            while self._end - begin < len(content):
+                self._end += os.pwrite(self._file.fileno(), content[self._end - begin :], self._end)
+        except OSError as error:
+            if error.errno not in FULL:
+                raise
+            raise self._refusal(f"{error.strerror} after {readable(self._end)}") from error
+
+    def _check_room(self) -> None:
+        """Others write too: what fitted at the beginning may not any more."""
+        free = shutil.disk_usage(self._folder).free
+        if self._num_bytes - self._end > free:
+            raise self._refusal(f"{readable(free)} are free beside the {readable(self._end)} that are written")
+
+    def _refusal(self, why: str) -> WorldError:
+        return WorldError(
+            f"the target's states take {readable(self._num_bytes)} at {self._folder}: {why}. "
+            "--scratch-dir names another place, --scratch-limit takes fewer of the captured tokens",
+            reason="InsufficientStorage",
+        )
 
 
 def _bytes_of(rows: Tensor) -> memoryview:
