@@ -3,8 +3,9 @@
     python -m bench.prefill_interference --help
 
 The engine is as `serve` assembles it, its bound on that delay included. Latency is counted in the stream's own steps:
-a gap between two of its tokens, less the median gap before the prompt came, over that median. Gaps in which other work
-on the machine interrupted a step, by the engine's own test of that, are told apart. Refuses to know HTTP.
+a gap between two steps that gave it tokens, less the median gap before the prompt came, over that median. Gaps in which
+other work on the machine interrupted a step, by the engine's own test of that, are told apart. With speculation a
+stream's steps differ in length and bring it several tokens. Refuses to know HTTP.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, Literal, cast
 
 import typer
 
@@ -40,12 +41,13 @@ VOCABULARY = 40_000  # of random prompts: within any model's that is measured he
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Round:
-    """Times of a running stream's tokens, of a prompt that came and got its first token, and of contended steps' ends.
+    """Times of a running stream's steps, of a prompt that came and got its first token, and of contended steps' ends.
 
-    Seconds, one clock.
+    Seconds, one clock. `num_tokens`: of the stream.
     """
 
     token_seconds: Sequence[float]
+    num_tokens: int
     arrival: float
     first_token: float
     contended: Sequence[float] = ()
@@ -56,6 +58,7 @@ class Delay:
     """Seconds: the median gap before the prompt, and by how much the slow gaps during it exceed that.
 
     `added` is over the gaps without a contended step, `added_in_all` over all; `contended` of `gaps` are left out.
+    `tokens_per_step`: of the stream, from its first to its last.
     """
 
     step: float
@@ -63,6 +66,7 @@ class Delay:
     added_in_all: float
     contended: int
     gaps: int
+    tokens_per_step: float
 
 
 def delay(of: Round) -> Delay:
@@ -83,6 +87,7 @@ def delay(of: Round) -> Delay:
         added_in_all=max(0.0, _slow(during) - step),
         contended=len(during) - len(quiet),
         gaps=len(during),
+        tokens_per_step=of.num_tokens / len(of.token_seconds),
     )
 
 
@@ -124,21 +129,28 @@ def _round(engine: Engine, number: int, draw: random.Random, stream_tokens: int)
     late.is_done.wait()
     engine.cancel(f"stream-{number}")
     stream.is_done.wait()
-    return Round(token_seconds=tuple(stream.seconds), arrival=arrival, first_token=late.seconds[0])
+    return Round(
+        token_seconds=tuple(stream.seconds),
+        arrival=arrival,
+        first_token=late.seconds[0],
+        num_tokens=stream.num_tokens,
+    )
 
 
 class _Timed:
-    """Writes down when tokens came."""
+    """Writes down when tokens came. `expected`: times that."""
 
     def __init__(self, *, expected: int) -> None:
         self._expected = expected
         self.seconds: list[float] = []
+        self.num_tokens = 0
         self.is_reached = threading.Event()
         self.is_done = threading.Event()
 
     def __call__(self, output: StepOutput) -> None:
         if output.token_ids:
             self.seconds.append(time.perf_counter())
+            self.num_tokens += len(output.token_ids)
         if len(self.seconds) >= self._expected:
             self.is_reached.set()
         if output.finish_reason is not None:
@@ -151,7 +163,7 @@ def _request(name: str, draw: random.Random, num_tokens: int, max_tokens: int, o
         request_id=name,
         prompt_token_ids=tuple(draw.randrange(VOCABULARY) for _ in range(num_tokens)),
         sampling=SamplingParams(seed=1, temperature=0.0, max_tokens=max_tokens, ignore_eos=True),
-        speculation=SpeculationParams(enabled=False),
+        speculation=SpeculationParams(),
         on_output=on_output,
         arrival_seconds=time.monotonic(),
     )
@@ -169,13 +181,14 @@ def figures(delays: Sequence[Delay]) -> dict[str, Ratio]:
 def main(
     model: Annotated[Path, typer.Option(help="GGUF file or Hugging Face folder.")],
     rounds: Annotated[int, typer.Option(min=1)] = 9,
+    speculation: Annotated[Literal["off", "auto"], typer.Option(help="As `serve` takes it.")] = "off",
     quick: Annotated[bool, typer.Option("--quick", help="3 rounds.")] = False,
     json_file: Annotated[Path | None, typer.Option("--json", help="Where the figure and all delays go.")] = None,
 ) -> None:
     """Print by how many steps a prompt of 2,000 tokens delays a running stream's tokens at the 99th percentile."""
     stream_tokens = 3000
     settings = ServeSettings(
-        model=str(model), max_model_len=stream_tokens + PROMPT_TOKENS, speculation="off", prefix_cache="off"
+        model=str(model), max_model_len=stream_tokens + PROMPT_TOKENS, speculation=speculation, prefix_cache="off"
     )
     loaded = load_model(settings)
     runner = WatchedRunner(loaded.runner)
@@ -190,7 +203,7 @@ def main(
     step = statistics.median(one.step for one in delays)
     typer.echo(
         f"a prompt of {PROMPT_TOKENS} tokens delays a running stream's tokens by {figure.value:.2f} steps of "
-        f"{step * 1e3:.2f} ms at the 99th percentile (95 % interval {figure.low:.2f} to {figure.high:.2f}); "
+        f"{step * 1e3:.2f} ms and {statistics.median(one.tokens_per_step for one in delays):.2f} tokens at the 99th percentile (95 % interval {figure.low:.2f} to {figure.high:.2f}); "
         f"{in_all.value:.2f} with the {sum(one.contended for one in delays)} of {sum(one.gaps for one in delays)} gaps "
         "in which other work interrupted a step"
     )
