@@ -201,11 +201,12 @@ def main(
     found = figures(delays)
     figure, in_all = found["p99_added_steps"], found["p99_added_steps_in_all"]
     step = statistics.median(one.step for one in delays)
+    tokens = statistics.median(one.tokens_per_step for one in delays)
     typer.echo(
         f"a prompt of {PROMPT_TOKENS} tokens delays a running stream's tokens by {figure.value:.2f} steps of "
-        f"{step * 1e3:.2f} ms and {statistics.median(one.tokens_per_step for one in delays):.2f} tokens at the 99th percentile (95 % interval {figure.low:.2f} to {figure.high:.2f}); "
-        f"{in_all.value:.2f} with the {sum(one.contended for one in delays)} of {sum(one.gaps for one in delays)} gaps "
-        "in which other work interrupted a step"
+        f"{step * 1e3:.2f} ms and {tokens:.2f} tokens at the 99th percentile (95 % interval {figure.low:.2f} to "
+        f"{figure.high:.2f}); {in_all.value:.2f} with the {sum(one.contended for one in delays)} of "
+        f"{sum(one.gaps for one in delays)} gaps in which other work interrupted a step"
     )
     if json_file is not None:
         content = {"figures": {name: asdict(one) for name, one in found.items()}, "delays": list(map(asdict, delays))}
