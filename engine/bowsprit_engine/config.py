@@ -81,7 +81,9 @@ class ServeSettings(ControlSettings, ModelSettings):
         default="all", description="Whose requests are kept; header-only: those with `x-bowsprit-capture: allow`."
     )
     capture_sample_rate: float = Field(default=1.0, ge=0, le=1, description="Share of the requests that are kept.")
-    capture_max_tokens: int = Field(default=2_000_000, ge=0, description="Tokens kept; beyond them the oldest go.")
+    capture_max_tokens: int = Field(
+        default=2_000_000, ge=0, description="Tokens kept, prompts included; the oldest go."
+    )
     capture_retention: Seconds = Field(default=7 * 86400.0, description="Age at which shards are deleted, e.g. 168h.")
     capture_flush_seconds: Seconds = Field(default=10.0, description="A shard is written at least this often …")
     capture_flush_requests: int = Field(default=64, ge=1, description="… or after so many requests.")

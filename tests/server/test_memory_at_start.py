@@ -1,6 +1,7 @@
 """An engine that can't fit into memory is refused before its weights are read, and `inspect` shows the budget."""
 
 import pytest
+import torch
 
 from bowsprit_engine.core.memory_budget import GIB, MemoryLimit
 from bowsprit_engine.errors import WorldError
@@ -63,18 +64,22 @@ def test_each_drafter_is_budgeted_by_what_it_keeps(tmp_path, limit, drafters, ex
     assert {part.name: part.num_bytes for part in budget.parts if part.name.startswith("drafter")} == expected
 
 
-def test_beside_a_gpu_look_up_takes_none_of_its_memory(tmp_path, limit):
+@pytest.mark.parametrize(
+    ("backend", "expected"),
+    [("torch", set()), ("triton", {"CUDA graphs"}), ("auto", {"CUDA graphs"})],
+)
+def test_beside_a_gpu_look_up_takes_none_of_its_memory(tmp_path, limit, monkeypatch, backend, expected):
     """It is in the host's. Triton's steps are captured there, which torch's aren't."""
     limit(2 * GIB)
     tiny_llama(tmp_path, tiny_config())
-    expected = {"torch": {"drafter head"}, "triton": {"drafter head", "CUDA graphs"}}
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    drafters = ["ngram=NGram", "suffix=Suffix", "head=Head"]
 
-    for backend, parts in expected.items():
-        wanted = ModelSettings(
-            model=str(tmp_path), device="cuda:0", backend=backend, drafter=["ngram=NGram", "suffix=Suffix", "head=Head"]
-        )
-        budget = assembly.memory_budget(wanted, tiny_config(), itemsize=2)
-        assert {part.name for part in budget.parts} == {"weights", "KV cache", "workspace", *parts}
+    wanted = ModelSettings(model=str(tmp_path), device="cuda:0", backend=backend, drafter=drafters)
+    budget = assembly.memory_budget(wanted, tiny_config(), itemsize=2)
+
+    assert {part.name for part in budget.parts} == {"weights", "KV cache", "drafter head", "workspace"} | expected
 
 
 def test_the_blocks_that_were_budgeted_are_those_that_the_engine_gets(tmp_path, limit):

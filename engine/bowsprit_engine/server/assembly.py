@@ -19,6 +19,7 @@ from bowsprit_engine.core.settings import EngineSettings
 from bowsprit_engine.model_settings import DrafterChoice, ModelSettings
 from bowsprit_engine.models import DTYPES, LoadedModel, OpenedModel, open_model
 from bowsprit_engine.models.memory import largest_head_bytes
+from bowsprit_engine.models.runners import RunnerOptions
 from bowsprit_engine.models.uri import resolve_uri
 from bowsprit_engine.server import draft_models
 from bowsprit_engine.server.memory_plan import plan_memory
@@ -67,8 +68,18 @@ def open_for(settings: ModelSettings) -> OpenedModel:
 
 
 def memory_budget(settings: ModelSettings, config: ModelConfig, *, itemsize: int) -> MemoryBudget:
-    """What an engine with these settings takes. `itemsize`: bytes of a weight and of a cached value."""
+    """What an engine with these settings takes. `itemsize`: bytes of a weight and of a cached value.
+
+    Raises ModelError for a backend and a device that don't go together.
+    """
     device = resolved_device(settings.device)
+    options = RunnerOptions.resolved(
+        resolve_uri(settings.model),
+        backend=settings.backend,
+        dtype=settings.dtype,
+        device=device,
+        num_threads=settings.threads,
+    )
     live_tokens = settings.max_batch_size * config.max_model_len
     parts = [_drafter_memory(choice, config, live_tokens=live_tokens, device=device) for choice in settings.drafter]
     return plan_memory(
@@ -80,7 +91,7 @@ def memory_budget(settings: ModelSettings, config: ModelConfig, *, itemsize: int
         draft_tokens_max=settings.draft_tokens_max,
         kv_cache_memory=settings.kv_cache_memory,
         drafters=[part for part in parts if part is not None],
-        has_graphs=settings.backend == "triton" and device.startswith("cuda"),  # "auto" is never triton
+        has_graphs=options.backend == "triton",
         draft_models=draft_models.shapes(settings, device=device),
     )
 
