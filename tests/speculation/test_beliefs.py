@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from bowsprit_engine.speculation.beliefs import Beliefs
-from bowsprit_engine.speculation.confidence import UNPROVEN, TokenKind
+from bowsprit_engine.speculation.beliefs import UNPROVEN, Beliefs
+from bowsprit_engine.speculation.confidence import TokenKind
 from bowsprit_engine.speculation.drafters.base import Draft
 from bowsprit_policy.wire import DrafterType
 from fakes import FakeDrafter
@@ -48,17 +48,18 @@ def proven():
     return beliefs
 
 
-def test_a_heads_word_is_half_believed_before_any_of_it_was_judged():
+def test_a_heads_word_is_half_believed_before_any_of_it_was_judged_where_rows_are_dear():
     """Its first drafts are judged whether they are verified or not, so no dear row is spent on finding out."""
     draft = Draft(token_ids=(7,), confidences=(0.9,))
-    new, known = (
-        beliefs.candidate(HEAD, "head", draft, others=(), fortune=2, row_price=0.0)
-        for beliefs in (Beliefs([HEAD]), proven())
-    )
-    counts = Beliefs([COUNTS]).candidate(COUNTS, "counts", draft, others=(), fortune=2, row_price=0.0)
 
-    assert new.survivals[0] == UNPROVEN * known.survivals[0]
-    assert counts.survivals[0] > 0.7
+    def believed(beliefs, drafter, row_price):
+        candidate = beliefs.candidate(drafter, drafter.name, draft, others=(), fortune=2, row_price=row_price)
+        return candidate.survivals[0]
+
+    known = believed(proven(), HEAD, 0.3)
+    assert known == believed(proven(), HEAD, 0.1) == believed(Beliefs([HEAD]), HEAD, 0.1)
+    assert believed(Beliefs([HEAD]), HEAD, 0.3) == UNPROVEN * known
+    assert believed(Beliefs([COUNTS]), COUNTS, 0.3) == believed(Beliefs([COUNTS]), COUNTS, 0.1)
 
 
 def test_what_a_head_adds_is_unknown_and_hopeful_before_it_was_asked():

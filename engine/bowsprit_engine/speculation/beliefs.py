@@ -28,6 +28,8 @@ from bowsprit_policy.wire import COUNT_BASED
 
 FORCED_PRIOR = 0.95  # P(a forced token matches), before any was judged
 HOPELESS = 0.25  # of a row's price: a token that is likelier not to match than that is never verified
+DEAR = 0.2  # tokens that a row costs, from which on none is spent on finding out what a drafter's word is worth
+UNPROVEN = 0.5  # of a costly drafter's word, then: its first drafts are judged whether they are verified or not
 AS_EXPECTED = 1  # bucket of the fortune of what nobody drafted
 
 
@@ -35,9 +37,9 @@ class Beliefs:
     """Of an engine's drafters, by what became of their drafts."""
 
     def __init__(self, drafters: Iterable[Drafter]) -> None:
-        costly = [drafter.name for drafter in drafters if drafter.type not in COUNT_BASED]
-        self._calibrator = Calibrator(unproven=costly)
-        self._foresight = Foresight(costly)
+        self._costly = frozenset(drafter.name for drafter in drafters if drafter.type not in COUNT_BASED)
+        self._calibrator = Calibrator()
+        self._foresight = Foresight(self._costly)
         self._advantages = Advantages()
         self._added: dict[tuple[str, int, int, float, float], Sequence[float]] = {}  # since anything was learned
         self._num_learned = 0
@@ -56,7 +58,7 @@ class Beliefs:
         longest = max([len(other) for other in others], default=0)
         num_agreed = max([num_leading_equal(other, draft.token_ids) for other in others], default=0)
         probability, prior = self._calibrator.probability, PRIORS[drafter.type].match
-        hopeless = HOPELESS * row_price
+        hopeless, trust = HOPELESS * row_price, self._trust(drafter, row_price)
         kinds, survivals = [], []
         survival, gain = 1.0, 0.0
         for index, (_, confidence) in enumerate(zip(draft.token_ids, confidences, strict=False)):
@@ -67,7 +69,7 @@ class Beliefs:
                 index < num_agreed if index < longest else None,
                 fortune,
             )
-            survival *= probability(kind, prior=prior)
+            survival *= probability(kind, prior=prior, trust=trust)
             kinds.append(kind)
             survivals.append(survival)
             if survival > row_price:
@@ -123,9 +125,9 @@ class Beliefs:
         """A costly drafter's draft was made for a sequence whose best other draft gains `had`.
 
         `num_drafted`: its tokens before it was cut. What is hopeless adds nothing: left out, far tokens would be worth
-        what those of sure drafts are. Before the drafter's word was judged nothing is heard: it would be doubt only.
+        what those of sure drafts are. Where a word is doubted for want of a record nothing is heard of it.
         """
-        if not self._calibrator.is_proven(candidate.drafter):
+        if row_price > DEAR and not self._calibrator.is_proven(candidate.drafter):
             return
         self._added.clear()
         added = added_by(candidate.survivals, row_price=row_price, had=had)
@@ -133,6 +135,10 @@ class Beliefs:
             place_of(candidate.drafter, row_price=row_price, had=had, fortune=fortune),
             added + [0.0] * (num_drafted - len(added)),
         )
+
+    def _trust(self, drafter: Drafter, row_price: float) -> float:
+        """In its word, before any of it was judged."""
+        return UNPROVEN if row_price > DEAR and drafter.name in self._costly else 1.0
 
     def forget(self, name: str) -> None:
         """What is known of drafts under this name is void."""

@@ -7,7 +7,7 @@ drafter's word came to so far, of whatever kind. Pure arithmetic; refuses to kno
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from typing import NamedTuple, Protocol
@@ -17,7 +17,6 @@ FORESIGHT_HALF_LIFE_TOKENS = 64  # a head that isn't worth asking is judged by r
 LEAN = 8.0  # so many tokens' worth of belief has what the coarser counts say
 RAW_TRUST = 0.5  # of a drafter's own word, before anything is known; the rest is the prior of its type
 WORD_LEAN = 4.0  # so many promised matches' worth of belief has what is believed of a drafter's word at first
-UNPROVEN = 0.5  # of a costly drafter's word, at first: its first drafts are judged whether they are verified or not
 CONFIDENCE_BUCKETS = 8
 POSITION_LIMITS = (0, 1, 3, 7)
 FORTUNE_KEEP = 0.9  # per judged token
@@ -82,7 +81,6 @@ class Fortune(Rate):
 class Word:
     """What a drafter promised, in matches, as it is believed where nothing is known, and how many came."""
 
-    trust: float  # at first
     promised: float = 0.0
     came: float = 0.0
 
@@ -91,10 +89,9 @@ class Word:
         self.promised = self.promised * keep + promised
         self.came = self.came * keep + came
 
-    @property
-    def share_kept(self) -> float:
-        """At most all: one that is better than its word is believed by the counts of its kinds."""
-        return min(1.0, (self.came + WORD_LEAN * self.trust) / (self.promised + WORD_LEAN))
+    def share_kept(self, trust: float) -> float:
+        """At most all: one that is better than its word is believed by the counts of its kinds. `trust`: at first."""
+        return min(1.0, (self.came + WORD_LEAN * trust) / (self.promised + WORD_LEAN))
 
 
 @cache
@@ -115,29 +112,25 @@ def sureness_bucket(confidence: float | None) -> int | None:
 class Calibrator:
     """Counts of judged tokens. Used by the engine's thread only."""
 
-    def __init__(
-        self, *, half_life_tokens: float = HALF_LIFE_TOKENS, has_words: bool = True, unproven: Collection[str] = ()
-    ) -> None:
-        """`has_words`: whether what drafters promised of whatever kind tells of kinds that weren't judged yet.
-
-        `unproven`: drafters whose word isn't taken whole before any of it was judged.
-        """
+    def __init__(self, *, half_life_tokens: float = HALF_LIFE_TOKENS, has_words: bool = True) -> None:
+        """`has_words`: whether what drafters promised of whatever kind tells of kinds that weren't judged yet."""
         self._has_words = has_words
-        self._unproven = frozenset(unproven)
         self._keep = 0.5 ** (1 / half_life_tokens)
         self._rates: dict[tuple[object, ...], Rate] = {}
         self._words: dict[str, Word] = {}  # by drafter
         self._levels: dict[TokenKind, tuple[Rate, ...]] = {}  # of each kind, the coarsest first
-        self._values: dict[tuple[TokenKind, float], float] = {}  # by prior too, since anything was learned
+        # By prior and trust too, since anything was learned.
+        self._values: dict[tuple[TokenKind, float, float], float] = {}
 
-    def probability(self, kind: TokenKind, *, prior: float) -> float:
+    def probability(self, kind: TokenKind, *, prior: float, trust: float = 1.0) -> float:
         """P(such a token matches | all before it do). `prior`: of the drafter's type, where nothing is known.
 
-        What was computed since the last token was learned is kept: the kinds of a step are few.
+        `trust`: share of the drafter's word that is believed before any of it was judged. What was computed since the
+        last token was learned is kept: the kinds of a step are few.
         """
-        value = self._values.get((kind, prior))
+        value = self._values.get((kind, prior, trust))
         if value is None:
-            value = self._values[kind, prior] = self._leaning(kind, prior)
+            value = self._values[kind, prior, trust] = self._leaning(kind, prior, trust)
         return value
 
     def learn(self, kind: TokenKind, *, matched: bool, prior: float) -> None:
@@ -150,7 +143,7 @@ class Calibrator:
 
     def is_proven(self, drafter: str) -> bool:
         """Whether its word is what it came to, rather than what is believed of it at first."""
-        return drafter not in self._unproven or self._word(drafter).promised >= WORD_LEAN
+        return self._word(drafter).promised >= WORD_LEAN
 
     def forget(self, drafter: str) -> None:
         """A drafter was swapped: what is known of it is void."""
@@ -159,10 +152,10 @@ class Calibrator:
         self._levels = {kind: levels for kind, levels in self._levels.items() if kind.drafter != drafter}
         self._values.clear()
 
-    def _leaning(self, kind: TokenKind, prior: float) -> float:
+    def _leaning(self, kind: TokenKind, prior: float, trust: float) -> float:
         value = _promise(kind, prior)
         if self._has_words:
-            value *= self._word(kind.drafter).share_kept
+            value *= self._word(kind.drafter).share_kept(trust)
         for rate in self._levels_of(kind):
             value = rate.leaning(value, lean=LEAN)  # of nothing judged: the value itself
         return value
@@ -170,7 +163,7 @@ class Calibrator:
     def _word(self, drafter: str) -> Word:
         word = self._words.get(drafter)
         if word is None:
-            word = self._words[drafter] = Word(trust=UNPROVEN if drafter in self._unproven else 1.0)
+            word = self._words[drafter] = Word()
         return word
 
     def _levels_of(self, kind: TokenKind) -> tuple[Rate, ...]:

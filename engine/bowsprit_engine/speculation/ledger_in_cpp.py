@@ -43,12 +43,13 @@ CONSTANTS = (  # in the order of beliefs.hpp
     confidence.LEAN,
     confidence.RAW_TRUST,
     confidence.WORD_LEAN,
-    confidence.UNPROVEN,
     advantage.LEAN,
     advantage.DOUBT,
     asking.LEAN,
     scoring.PROMISE,
     beliefs.HOPELESS,
+    beliefs.DEAR,
+    beliefs.UNPROVEN,
 )
 
 

@@ -41,11 +41,11 @@ double Calibrator::promise(const Kind& kind, double prior) const {
   return prior + constants_.raw_trust * ((kind.sureness - 1 + 0.5) / kSurenessBuckets - prior);
 }
 
-double Calibrator::probability(const Kind& kind, double prior) const {
+double Calibrator::probability(const Kind& kind, double prior, double trust) const {
   double value = promise(kind, prior);
   const Rates* rates = of_slot_[kind.slot].get();
   if (has_words_) {
-    const double lean = constants_.word_lean, trust = are_unproven_[kind.slot] ? constants_.unproven : 1.0;
+    const double lean = constants_.word_lean;
     const double came = rates ? rates->came : 0.0, promised = rates ? rates->promised : 0.0;
     value *= std::min(1.0, (came + lean * trust) / (promised + lean));
   }

@@ -18,8 +18,8 @@ namespace bowsprit {
 // The numbers that the definitions name; Python tells them, in this order.
 struct Constants {
   double calibrator_keep, foresight_keep, advantage_keep, fortune_keep, record_keep, overall_keep;
-  double lean, raw_trust, word_lean, unproven, advantage_lean, doubt, record_lean;
-  double promise, hopeless;
+  double lean, raw_trust, word_lean, advantage_lean, doubt, record_lean;
+  double promise, hopeless, dear, unproven;
 };
 
 constexpr int kFortunes = 5, kSurenesses = 9, kAgreements = 3, kPositions = 5;
@@ -37,20 +37,16 @@ int sureness_bucket(double confidence);  // from 1 on
 class Calibrator {
  public:
   // `has_words`: whether what a drafter promised of whatever kind tells of kinds that weren't judged yet.
-  // `are_unproven`: of each slot whether its word isn't taken whole before any of it was judged.
-  Calibrator(const Constants& constants, double keep, std::vector<bool> are_unproven, bool has_words)
-      : constants_(constants),
-        keep_(keep),
-        has_words_(has_words),
-        are_unproven_(std::move(are_unproven)),
-        of_slot_(are_unproven_.size()) {}
+  Calibrator(const Constants& constants, double keep, size_t num_slots, bool has_words)
+      : constants_(constants), keep_(keep), has_words_(has_words), of_slot_(num_slots) {}
 
-  double probability(const Kind& kind, double prior) const;
+  // `trust`: share of the drafter's word that is believed before any of it was judged.
+  double probability(const Kind& kind, double prior, double trust = 1.0) const;
   void learn(const Kind& kind, bool is_match, double prior);
   void forget(uint16_t slot) { of_slot_[slot].reset(); }
   // Whether its word is what it came to, rather than what is believed of it at first.
   bool is_proven(uint16_t slot) const {
-    return !are_unproven_[slot] || (of_slot_[slot] && of_slot_[slot]->promised >= constants_.word_lean);
+    return of_slot_[slot] && of_slot_[slot]->promised >= constants_.word_lean;
   }
 
  private:
@@ -69,7 +65,6 @@ class Calibrator {
   const Constants& constants_;
   const double keep_;
   const bool has_words_;
-  const std::vector<bool> are_unproven_;
   std::vector<std::unique_ptr<Rates>> of_slot_;
 };
 

@@ -13,12 +13,6 @@ size_t num_leading_equal(Tokens one, Tokens other) {
   return num;
 }
 
-std::vector<bool> are_costly(const std::vector<SlotInfo>& slots) {
-  std::vector<bool> are;
-  for (const SlotInfo& slot : slots) are.push_back(slot.is_costly);
-  return are;
-}
-
 std::vector<int32_t> joined(Tokens first, Tokens second) {
   std::vector<int32_t> both(first.begin(), first.end());
   both.insert(both.end(), second.begin(), second.end());
@@ -30,8 +24,8 @@ std::vector<int32_t> joined(Tokens first, Tokens second) {
 Ledger::Ledger(const Constants& constants, std::vector<SlotInfo> slots)
     : constants_(constants),
       slots_(std::move(slots)),
-      calibrator_(constants_, constants_.calibrator_keep, are_costly(slots_), true),
-      foresight_(constants_, constants_.foresight_keep, are_costly(slots_), false),
+      calibrator_(constants_, constants_.calibrator_keep, slots_.size(), true),
+      foresight_(constants_, constants_.foresight_keep, slots_.size(), false),
       advantages_(constants_),
       overall_(slots_.size()) {}
 
@@ -77,7 +71,7 @@ void Ledger::weigh(uint16_t slot, const Draft& draft) {
   Candidate whole = made;
   whole.tokens = joined(one.forced, made.tokens);
   keep(sequence, slot, std::move(whole), one.length, one.forced.size(), false);
-  if (slots_[slot].is_costly && calibrator_.is_proven(slot)) {
+  if (slots_[slot].is_costly && (row_price_ <= constants_.dear || calibrator_.is_proven(slot))) {
     std::vector<double> brings = added_by(made.survivals, row_price_, had(draft.index), constants_.doubt);
     brings.resize(draft.tokens.size());  // what is hopeless adds nothing
     advantages_.learn(slot, row_price_, had(draft.index), fortune(sequence, slot), brings);
@@ -110,6 +104,7 @@ Candidate Ledger::candidate(uint16_t slot, const Draft& draft, size_t first, std
       num_agreed = std::max(num_agreed, num_leading_equal(other.tokens, draft.tokens));
     }
   const double row_price = row_price_of(step_[draft.index]), hopeless = constants_.hopeless * row_price;
+  const double trust = slots_[slot].is_costly && row_price > constants_.dear ? constants_.unproven : 1.0;
   Candidate made;
   made.slot = slot;
   Kind kind{.slot = slot, .fortune = static_cast<uint8_t>(fortune(at(draft.index), slot))};
@@ -118,7 +113,7 @@ Candidate Ledger::candidate(uint16_t slot, const Draft& draft, size_t first, std
     kind.position = static_cast<uint8_t>(position_bucket(first + i));
     kind.sureness = static_cast<uint8_t>(draft.confidences ? sureness_bucket(draft.confidences[i]) : 0);
     kind.agreement = i >= longest ? 0 : i < num_agreed ? 2 : 1;
-    survival *= calibrator_.probability(kind, slots_[slot].prior);
+    survival *= calibrator_.probability(kind, slots_[slot].prior, trust);
     made.kinds.push_back(kind);
     made.survivals.push_back(survival);
     if (survival > row_price)
