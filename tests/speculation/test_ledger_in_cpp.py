@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import random
 import weakref
+from itertools import count
 
 import pytest
 from hypothesis import given, settings
@@ -72,11 +73,12 @@ class Service:
     def __init__(self, seed, names):
         self.dice, self.num_begun, self.running, self.pools, self.heard = random.Random(seed), 0, [], [], ([], [])
         for ledger, heard in zip((LedgerInPython, LedgerInCpp), self.heard, strict=True):
-            drafters = [Diced(name, seed) for name in names]
+            drafters, ticks = [Diced(name, seed) for name in names], count()
             pool = DrafterPool(
                 drafters,
                 vocab_size=10,
-                clock=lambda drafters=drafters: sum(drafter.seconds for drafter in drafters),
+                # Whatever is done between two looks at the clock takes a while: handling has a price too.
+                clock=lambda drafters=drafters, ticks=ticks: sum(d.seconds for d in drafters) + 2e-5 * next(ticks),
                 ledger=ledger,
             )
             overheard(pool.state.ledger, heard)
