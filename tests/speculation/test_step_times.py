@@ -54,6 +54,16 @@ def test_a_curve_is_the_times_of_its_rows_however_often_and_far_it_was_asked_for
     assert costs.curve_of(times, 8, 8, 1, 200) == ()
 
 
+@pytest.mark.parametrize("batch", range(5, 9))
+def test_every_batch_of_a_bucket_has_the_curve_of_its_profile(batch):
+    """A profile has rows from the largest batch on: without a curve all that is drafted would be verified."""
+    times = costs.StepTimes([cell(8, 8, 256, 7.0), cell(8, 16, 256, 10.0)])
+
+    assert costs.curve_of(times, batch, batch, 16 - batch, 256)[0] == 7.0
+    drafted_only = costs.StepTimes([cell(8, 16, 256, 10.0), cell(8, 24, 256, 13.0)])
+    assert costs.curve_of(drafted_only, batch, batch, 4, 256) == ()  # else rows would look free
+
+
 def test_measured_cells_with_few_steps_judge_nothing():
     """Fewer than 8 steps are noise."""
     times = costs.measured_times([cell(1, 1, 128, 1.0, steps=7), cell(1, 5, 128, 2.0, steps=8)])

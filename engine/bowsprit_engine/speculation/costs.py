@@ -62,7 +62,7 @@ class StepTimes:
     def seconds(self, *, batch: int, rows: float, context: float) -> float | None:
         """Seconds of one step, or None where this batch bucket was never measured around `rows`."""
         nearest = self._nearest(batch, context)
-        return None if nearest is None else _interpolate(self._curves[nearest], rows)
+        return None if nearest is None else _interpolate(self._curves[nearest], rows, bucket=nearest[0])
 
     def by_rows(self, *, batch: int, rows: int, most: int, context: float) -> Sequence[float | None]:
         """`seconds` with `rows`, `rows` + 1, … `rows` + `most` rows; each is read once, since every step asks."""
@@ -71,7 +71,7 @@ class StepTimes:
             return [None] * (most + 1)
         read = self._read.setdefault(nearest, [])
         for n in range(len(read), rows + most + 1):
-            read.append(_interpolate(self._curves[nearest], n))
+            read.append(_interpolate(self._curves[nearest], n, bucket=nearest[0]))
         return read[rows : rows + most + 1]
 
     def _nearest(self, batch: int, context: float) -> tuple[int, int] | None:
@@ -99,13 +99,14 @@ def curve_of(times: StepTimes, batch: int, rows: int, most: int, context: float)
     return tuple(seconds for seconds in curve if seconds is not None) if None not in curve else ()
 
 
-def _interpolate(curve: Mapping[int, float], rows: float) -> float | None:
+def _interpolate(curve: Mapping[int, float], rows: float, *, bucket: int) -> float | None:
+    """`bucket`: of the batch. Its step without drafts stands for those of its smaller batches too."""
     known = sorted(curve)
     index = bisect_left(known, rows)
     if index == len(known):
         return None  # else rows that nobody has tried yet would look free
     if index == 0:
-        return curve[known[0]] if rows >= known[0] * 0.75 else None
+        return curve[known[0]] if known[0] <= bucket or rows >= known[0] * 0.75 else None
     low, high = known[index - 1], known[index]
     share = (rows - low) / (high - low)
     return curve[low] * (1 - share) + curve[high] * share
