@@ -38,7 +38,7 @@ class TokenCounts:
     def catch_up(self, emitted: Sequence[int]) -> None:
         """Count what was emitted since the last time; `emitted` is everything so far."""
         for token in emitted[self._num_emitted :]:
-            self._counts[self._slot(token)] += 1
+            self._count(token)
         self._num_emitted = len(emitted)
 
     @contextmanager
@@ -54,7 +54,11 @@ class TokenCounts:
 
     def append_draft(self, token: int) -> None:
         self._drafts.append((token, token not in self._slots))
-        self._counts[self._slot(token)] += 1
+        self._count(token)
+
+    def _count(self, token: int) -> None:
+        slot = self._slot(token)  # first: a new one may move the counts
+        self._counts[slot] += 1
 
     def _slot(self, token: int) -> int:
         slot = self._slots.setdefault(token, len(self._slots))
