@@ -6,8 +6,8 @@
 Decides which pools compete and what is counted: requests before the judged ones are only learned from, and the replay
 is the one that judges trained heads (bowsprit_engine.speculation.replay). Given `--model`, answers under a schema are
 replayed with their grammar: what it forces is drafted, what it forbids is not. Given `--head` too, the target's states
-are recomputed and a trained head competes. Step times are the profile's (this machine's) and those of a stated
-roofline. The pool prices a head by what it takes here: figures with one need a machine that is otherwise idle.
+are recomputed and a trained head competes. Step times are the profile's (this machine's) and a card's
+(card_times). The pool prices a head by what it takes here: figures with one need a machine that is otherwise idle.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from bench import card_times
 from bench.drafter_streams import streams
 from bench.recorded_answers import STREAM_SEED, STREAMS, Answer, grammar_compiler, read
 from bowsprit_engine.core.grammar import CompiledGrammar
@@ -41,10 +42,6 @@ from bowsprit_engine.training.features import StateReader
 from bowsprit_policy.wire import DrafterType, Profile
 
 VOCAB_SIZE = 1 << 20  # no recorded token is beyond it
-# Of a model of 8 billion bfloat16 weights on a card that reads 3.35 TB/s and reaches half of 989 TFLOP/s: a roofline,
-# no measurement.
-CARD_READ_SECONDS = 16e9 / 3.35e12
-CARD_ROW_SECONDS = 16e9 / (0.5 * 989e12)
 
 Curve = StepSeconds
 POOLS: dict[str, Callable[[], list[Drafter]]] = {
@@ -145,11 +142,6 @@ def profiled(path: Path) -> Curve:
     return seconds
 
 
-def card(batch: int, rows: int) -> float:
-    """The stated roofline: reading the weights once, or the rows' arithmetic, whichever takes longer."""
-    return max(CARD_READ_SECONDS, rows * CARD_ROW_SECONDS)
-
-
 def main(
     folder: Annotated[Path, typer.Option(help="Of bench.recorded_answers.")],
     profile: Annotated[Path, typer.Option(help="A start-up profile: ~/.cache/bowsprit/profile/*.json.")],
@@ -167,7 +159,7 @@ def main(
     recorded = [_stream(name, folder, loaded, has_states=trained is not None) for name in only or STREAMS]
     for title, curve in (
         (f"step times of {profile.name}", profiled(profile)),
-        ("a card's roofline, stated, not measured", card),
+        (f"step times of {card_times.NAME}", card_times.card),
     ):
         Console().print(_table(title, recorded, curve, trained, batch=batch, cap=cap))
 

@@ -27,9 +27,9 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from bench import head_designs
+from bench import card_times, head_designs
 from bench.drafter_streams import streams
-from bench.drafter_tournament import card, profiled
+from bench.drafter_tournament import profiled
 from bench.head_judging import Drafted, DraftSeconds, PricedHead, draft_all
 from bench.head_recurrent import RecurrentDesign
 from bench.head_states import LONGEST, Document
@@ -76,7 +76,7 @@ def main(
     folder: Annotated[Path, typer.Option(help="Of bench.recorded_answers.")],
     traffic: Annotated[Path, typer.Option(help="Of bench.head_traffic, with results.")],
     head: Annotated[str, typer.Option(help="Name of a result.")],
-    profile: Annotated[Path | None, typer.Option(help="A start-up profile; a card's roofline, if absent.")] = None,
+    profile: Annotated[Path | None, typer.Option(help="A start-up profile; a card's step times, if absent.")] = None,
     batch: Annotated[int, typer.Option(min=1, help="Requests at a time.")] = 1,
     plain_ms: Annotated[
         float | None, typer.Option(help="Scale the profile so that one sequence's step is this.")
@@ -87,7 +87,7 @@ def main(
     loaded = load(ModelSettings(model=f"{model}", max_model_len=LONGEST, threads=1))
     design, draft_token_ids = _design(traffic, head, model)
     judged = [*_from_traffic(traffic, head, loaded), *_from_answers(folder, design, draft_token_ids, loaded)]
-    title, curve = ("a card's roofline, stated", card) if profile is None else (profile.name, profiled(profile))
+    title, curve = (card_times.NAME, card_times.card) if profile is None else (profile.name, profiled(profile))
     if plain_ms is not None:
         title, curve = f"{title}, one row in {plain_ms} ms", scaled(curve, 1e-3 * plain_ms)
     num_weights = sum(prod(shape) for shape in tensor_shapes(loaded.config).values())

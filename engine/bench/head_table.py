@@ -1,7 +1,7 @@
 """The comparison's tables: each design alone, and with look-up through the pool that serves, on two step-time curves.
 
 Decides how a head's drafts are priced: what head_cost.py measured (here), or the share of the target's weights that
-they read (a card, stated and not measured). The pool knows these prices.
+they read (a card). The pool knows these prices.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from bench.drafter_tournament import CARD_READ_SECONDS, card
+from bench.card_times import card
 from bench.head_judging import Drafted, DraftSeconds, PricedHead, gain
 from bench.head_traffic import Traffic, kind, stream
 from bench.priced_replay import HEAD_CAP, look_up, plain_seconds, replayed
@@ -85,7 +85,7 @@ def compare(results: Path, traffic: Traffic, *, costs: Path) -> None:
                     drafts[name][key],
                     here,
                     draft_seconds=cost["seconds"],
-                    card_seconds=cost["share_of_weights"][str(HEAD_CAP)] / HEAD_CAP * CARD_READ_SECONDS,
+                    card_seconds=cost["share_of_weights"][str(HEAD_CAP)] / HEAD_CAP * card(1, 1),
                 ),
             )
     console = Console(width=180)

@@ -20,7 +20,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from bench.drafter_tournament import Curve, card, profiled
+from bench import card_times
+from bench.drafter_tournament import Curve, profiled
 from bench.next_token_counts import Followers, Lookup
 from bench.recorded_answers import STREAMS, Answer, read
 from bowsprit_engine.speculation.drafters.suffix_in_python import LEAD
@@ -209,7 +210,7 @@ def main(
     only: Annotated[list[str] | None, typer.Option(help="Streams to replay; all, if none is named.")] = None,
 ) -> None:
     """Print a table per step-time curve and batch size: E, verified rows, goodput against plain."""
-    curves = {f"step times of {profile.name}": profiled(profile), "a card's roofline, stated, not measured": card}
+    curves = {f"step times of {profile.name}": profiled(profile), f"step times of {card_times.NAME}": card_times.card}
     names = only or list(STREAMS)
     for title, curve in curves.items():
         for requests in batch:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from bench.drafter_tournament import CARD_READ_SECONDS, CARD_ROW_SECONDS, card
+from bench.card_times import MILLISECONDS, card
 from bench.head_judging import Drafted, PricedHead
 from bench.head_mixture import by_native_call, by_weights_read, oracle_sum
 from bench.head_table import per_token
@@ -94,12 +94,22 @@ def small_head():
 
 
 def test_on_a_card_a_head_costs_the_share_of_the_weights_that_it_reads():
-    """Once for the emitted token, then by the drafted ones; sequences are free as long as their arithmetic is."""
+    """Once for the emitted token, then by the drafted ones, of a step of as many sequences."""
     price = by_weights_read(small_head(), 1000, card)
-    assert price(1, 1) == pytest.approx(0.080 * CARD_READ_SECONDS)
-    assert price(1, 4) == pytest.approx(0.248 * CARD_READ_SECONDS)
-    assert price(8, 4) == price(1, 4)
-    assert price(200, 4) == pytest.approx(0.248 * 200 * CARD_ROW_SECONDS)
+    assert price(1, 1) == pytest.approx(0.080 * card(1, 1))
+    assert price(1, 4) == pytest.approx(0.248 * card(1, 1))
+    assert price(8, 4) == pytest.approx(0.248 * card(8, 8))
+
+
+def test_a_cards_step_is_read_between_and_beyond_what_was_measured():
+    """Rows of a batch, a batch between two, more rows than a sequence had; and a step that nobody knows."""
+    assert card(1, 1) == pytest.approx(1e-3 * MILLISECONDS[1][0])
+    assert card(8, 36) == pytest.approx(1e-3 * (MILLISECONDS[8][3] + MILLISECONDS[8][4]) / 2)
+    assert card(5, 40) == card(8, 40)
+    assert card(1, 17) == pytest.approx(1e-3 * (MILLISECONDS[2][7] + MILLISECONDS[2][8]) / 2)
+    for batch, rows in ((33, 33), (32, 513)):
+        with pytest.raises(ValueError, match=f"{batch} sequences and {rows} rows: at most 32 and 512"):
+            card(batch, rows)
 
 
 def test_on_this_machine_a_head_costs_a_native_call():
