@@ -15,7 +15,7 @@ unexport KUBECONFIG
 export UV_CUSTOM_COMPILE_COMMAND := make lock
 COMPILE := $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --upgrade
 
-.PHONY: help setup demo test check format unit api images cluster cluster-down cluster-status e2e bench exactness soak gpu-check gpu-packages lock clean
+.PHONY: help setup demo test check format unit api images cluster cluster-down cluster-status e2e bench exactness soak gpu-check gpu-sweep gpu-packages lock clean
 
 help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -67,6 +67,9 @@ soak: setup ## 10,000 short requests with cancellations on one engine: is everyb
 
 gpu-check: ## The GPU path on this machine's card: right or wrong, bandwidth, T(n), tokens/s; no .venv, no network
 	PYTHONPATH=engine:operator $(GPU_PYTHON) -m bench.gpu_check $(GPU_CHECK)
+
+gpu-sweep: ## Times of the Triton kernels' launch constants on this machine's card, when they are to be chosen anew
+	PYTHONPATH=engine:operator $(GPU_PYTHON) -m bench.gpu.sweep $(GPU_SWEEP)
 
 gpu-packages: setup ## .gpu-packages: what such a machine may lack of the engine's packages, to be carried there
 	rm -rf .gpu-packages

@@ -181,8 +181,9 @@ def sampling(scale: Scale, device: torch.device) -> Iterator[Check]:
     # another order of float32 sums may put a token or two on the other side of top_p
     yield Check(name="filters (tokens that differ)", error=wrong, limit=num_rows // 4)
 
-    many = filters.filter_logits(*(part.repeat_interleave(12, dim=0) for part in (logits, *columns)))  # a program each
-    differing = _differing(many[::12], kept)
+    repeats = filters.programs_at_once(device) // num_rows + 1  # of a row, until each has one program
+    many = filters.filter_logits(*(part.repeat_interleave(repeats, dim=0) for part in (logits, *columns)))
+    differing = _differing(many[::repeats], kept)
     for row in range(0, num_rows, 5):
         alone = filters.filter_logits(*(part[row : row + 1] for part in (logits, *columns)))
         differing += _differing(alone, kept[row : row + 1])
