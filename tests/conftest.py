@@ -1,18 +1,18 @@
-"""Fixtures every test may ask for; areas keep their own beside their tests."""
+"""What holds in every test; areas keep their own fixtures beside their tests."""
 
-from collections.abc import Iterator
+import sys
 
 import pytest
 
 pytest_plugins = ["cluster.pytest_plugin"]
 
 
-@pytest.fixture
-def one_torch_thread() -> Iterator[None]:
-    """Small products gain nothing from more, and torch's pool waits by spinning: on shared cores that takes minutes."""
-    import torch  # rooms without it don't pay for it
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """One thread of torch, in fixtures too: small products gain nothing from more, and its pool waits by spinning.
 
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+    On shared cores that took minutes. A test may ask for more; the next one begins with one again.
+    """
+    torch = sys.modules.get("torch")  # rooms without it don't pay for it
+    if torch is not None:
+        torch.set_num_threads(1)

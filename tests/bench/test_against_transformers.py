@@ -10,8 +10,6 @@ from bowsprit_engine.models import load_model
 from hf_models import random_model, save
 from tiny_models import greedy, random_tokens
 
-pytestmark = pytest.mark.usefixtures("one_torch_thread")
-
 PROMPTS = [tuple(random_tokens(length, vocab_size=300, seed=length)) for length in (3, 17, 40, 5, 9, 31, 2, 8, 20, 11)]
 
 

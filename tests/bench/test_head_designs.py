@@ -14,8 +14,6 @@ from bench.head_weights import weights_read
 from bowsprit_engine.speculation.drafters.base import DraftContext
 from bowsprit_engine.training.head import TargetRows, norm
 
-pytestmark = pytest.mark.usefixtures("one_torch_thread")
-
 D, VOCABULARY, EPS, POSITIONS = 64, 40, 1e-5, 3
 
 

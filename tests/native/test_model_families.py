@@ -12,8 +12,6 @@ from bowsprit_engine.native.variants import CHOSEN_VARIANT, cpu_features, usable
 from hf_models import FAMILIES, logits_of, random_model, save
 from tiny_models import random_tokens, rows
 
-pytestmark = pytest.mark.usefixtures("one_torch_thread")
-
 BF16_ROUNDING = 2**-9  # of a value, at most
 NUM_LAYERS = 2
 NUM_TOKENS = 150  # beyond every window and every original length
