@@ -20,6 +20,7 @@ from rich.table import Table
 
 from bench import companions, plan, report, targets
 from bench.comparison import Comparison, Found
+from bench.end_signal import leaving_workers_ended
 from bench.exported_weights import ExportedWeights, export, packaged_model
 from bench.installation import (
     ROOT,
@@ -33,7 +34,7 @@ from bench.installation import (
 from bench.plan import PARTICIPANTS, Case, Participant
 from bench.prompts import prompts_of
 from bench.protocol import Hello, WorkerError
-from bench.worker_process import WorkerProcess, leaving_workers_ended
+from bench.worker_process import WorkerProcess
 from bowsprit_engine.models.weights import load_tokenizer
 
 HELLO_SECONDS = 900.0  # vLLM compiles at its first start

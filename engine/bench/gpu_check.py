@@ -26,6 +26,7 @@ from pathlib import Path
 
 import torch
 
+from bench.end_signal import leaving_workers_ended
 from bench.gpu import report
 from bench.gpu.part_process import Outcome, PartProcess, run_together
 from bench.gpu.parts import PARTS, Part
@@ -232,7 +233,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         title=f"{scale.name}, random weights, {scale.dtype}; context {scale.context}",
     )
     parts = chosen_parts(chosen.only, is_quick=chosen.quick)
-    check.run([replace(part, seconds=math.inf) for part in parts] if chosen.rehearse else parts)
+    with leaving_workers_ended():
+        check.run([replace(part, seconds=math.inf) for part in parts] if chosen.rehearse else parts)
     print(f"{check.verdict()}{chosen.output / 'report.md'}")
     return 1 if check.failed else 0
 

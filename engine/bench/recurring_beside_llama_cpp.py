@@ -23,6 +23,7 @@ import typer
 
 from bench import plan
 from bench.drafter_streams import streams
+from bench.end_signal import leaving_workers_ended
 from bench.exported_weights import export, packaged_model
 from bench.installation import ROOT, cache_folder, command_of, python_of, variables_of
 from bench.live_streams import DRAFTERS, MAX_MODEL_LEN, TEACHING_BATCH, askable, table_of_caps
@@ -31,7 +32,7 @@ from bench.protocol import Answer, Emission, Task
 from bench.recorded_answers import STREAM_SEED
 from bench.spread import Ratio, bootstrapped
 from bench.window import Decoding, decoding
-from bench.worker_process import WorkerProcess, leaving_workers_ended
+from bench.worker_process import WorkerProcess
 from bowsprit_engine.config import ServeSettings
 from bowsprit_engine.model_settings import DrafterChoice
 from bowsprit_engine.server import assembly, garbage

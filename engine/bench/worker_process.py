@@ -13,29 +13,12 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import TracebackType
 from typing import Self
 
 from bench.protocol import Answer, Hello, Task, WorkerError, decode_answer, decode_hello, encode_task
 
 END_SECONDS = 5.0
-
-
-@contextmanager
-def leaving_workers_ended() -> Iterator[None]:
-    """Within, SIGTERM ends this process as an exception does, and its workers with it. For the main thread.
-
-    Workers at rest are stopped: nothing else would ever end them.
-    """
-
-    def leave(number: int, frame: FrameType | None) -> None:
-        raise SystemExit(128 + number)
-
-    before = signal.signal(signal.SIGTERM, leave)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 class WorkerProcess:

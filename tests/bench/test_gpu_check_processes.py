@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
+import signal
+import subprocess
 import sys
+import time
+from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import Mock
 
@@ -212,3 +217,25 @@ def test_a_rehearsal_runs_a_part_as_a_process_and_reports_it(tmp_path):
     report = (tmp_path / "report.md").read_text()
     assert "a rehearsal on cpu: its figures say nothing" in report
     assert "gpu-check: ok" in report
+
+
+def test_a_check_that_is_told_to_end_leaves_no_part_behind(tmp_path):
+    """As when a machine's time is over: a part that has the card would keep it."""
+    command = [sys.executable, "-m", "bench.gpu_check", "--rehearse", "--only", "Checks: engine", "--output", tmp_path]
+    check = subprocess.Popen(command, env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)})
+    try:
+        while not (parts_of_it := children(check.pid)):
+            assert check.poll() is None
+            time.sleep(0.05)
+        check.terminate()
+
+        assert check.wait(timeout=30) == 128 + signal.SIGTERM
+        for part_of_it in parts_of_it:
+            with pytest.raises(ProcessLookupError):
+                os.kill(part_of_it, 0)
+    finally:
+        check.kill()
+
+
+def children(pid):
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]

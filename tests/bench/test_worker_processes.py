@@ -103,7 +103,8 @@ def test_an_idle_worker_and_its_children_take_no_processor_time(start: Start) ->
 TERMINATED = """
 import os, sys
 from pathlib import Path
-from bench.worker_process import WorkerProcess, leaving_workers_ended
+from bench.end_signal import leaving_workers_ended
+from bench.worker_process import WorkerProcess
 command, log = [sys.executable, sys.argv[1], "has a child"], Path(sys.argv[2])
 with leaving_workers_ended(), WorkerProcess(command, env=os.environ, log=log) as worker:
     print(worker.hello(timeout_seconds=60).version, flush=True)
