@@ -10,7 +10,7 @@ import sys
 import pytest
 import triton
 
-from bowsprit_engine.kernels import resources
+from bowsprit_engine.kernels import filters, resources
 from bowsprit_engine.kernels.gemm import TILES
 
 FRESH = """
@@ -64,3 +64,12 @@ def test_products_of_every_width_use_one_matrix_instruction(sm):
     assert tiles == {tile.rows for tile in TILES}
     assert len(used) == 1
     assert used != {""}
+
+
+@pytest.mark.parametrize("sm", resources.ARCHITECTURES)
+def test_the_filters_programs_that_meet_fit_a_multiprocessor(sm):
+    """As many as are launched at once: one that had to wait for another's end would be waited for, for ever."""
+    [used] = [row for row in resources.recorded() if row.kernel == "filters" and row.sm == sm]
+
+    threads = filters.PROGRAMS_AT_ONCE * 32 * used.num_warps
+    assert used.registers * threads <= 2**16
