@@ -60,6 +60,8 @@ class StepAccount:
             if num_drafted and of_sequence:
                 outcomes.append(_outcome(of_sequence[0]))
         self._counters.add_turns(all_turns)
+        if not drafts.caps.is_probe:
+            self._policy.observe_asking(drafts.allowed, report.asked, batch=len(plan.decodes))
         self._policy.observe(outcomes, batch=len(plan.decodes), context=plan.mean_context)
 
     def learn(self, plan: StepPlan, committed: Sequence[Committed]) -> None:

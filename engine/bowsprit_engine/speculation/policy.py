@@ -8,11 +8,12 @@ operator decides. Never raises K above the table but for a probe.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from bowsprit_engine.speculation.costs import StepTimes, batch_bucket
 from bowsprit_engine.speculation.lowering import Lowering, Outcome
+from bowsprit_engine.speculation.passed_over import PassedOver, merged
 from bowsprit_engine.speculation.probing import SCORED_ANYWAY, SHORTEST_INTERVAL, Probes, interval
 from bowsprit_engine.speculation.table import SpeculationMode, TableInForce
 from bowsprit_engine.speculation.time_sources import TimeSources
@@ -57,6 +58,8 @@ class PolicyExecutor:
         self._times = TimeSources(times)
         self._table = TableInForce(mode=mode, drafter_types=drafter_types, draft_tokens_max=draft_tokens_max)
         self._lowering = Lowering(self._times)
+        self._costly = [name for name, drafter_type in drafter_types.items() if drafter_type not in COUNT_BASED]
+        self._passed_over = PassedOver()
         self._probes: dict[int, Probes] = {}  # by batch bucket
 
     def status(self) -> PolicyStatus:
@@ -70,7 +73,13 @@ class PolicyExecutor:
 
     @property
     def lowered(self) -> tuple[LoweredDrafter, ...]:
-        return self._lowering.lowered
+        """Whom the engine holds at 0, and whom the table admits and the pool hardly ever asks."""
+        admitted = [
+            entry
+            for entry in self._passed_over.lowered
+            if any(self._table.caps(batch).get(entry.name) for batch in entry.batches)
+        ]
+        return merged([*self._lowering.lowered, *admitted])
 
     def set_table(self, table: PolicyTable) -> PolicyStatus:
         """Put a newer table in force. Raises StalePolicyError for an older one, CallerError for a malformed one."""
@@ -117,9 +126,27 @@ class PolicyExecutor:
         if self._mode == "auto" and batch > 0:
             self._lowering.observe_watched(outcomes, self._table.caps(batch), batch=batch, context=context)
 
+    def observe_asking(
+        self,
+        allowed: Sequence[Mapping[str, int]],  # per sequence: most draft tokens by drafter name
+        asked: Collection[str],
+        *,
+        batch: int,
+    ) -> None:
+        """Take in whom a step that was no probe let draft, and who was asked for any of its sequences."""
+        if self._mode != "auto" or not self._costly:
+            return
+        admitted = [
+            name
+            for name in self._costly
+            if self._is_usable(name) and any(by_drafter.get(name, 0) > 0 for by_drafter in allowed)
+        ]
+        self._passed_over.observe(admitted=admitted, asked=asked, batch=batch)
+
     def begin_revision(self, name: str) -> None:
         """A drafter was swapped: what is remembered of it is void."""
         self._lowering.forget(name)
+        self._passed_over.forget(name)
         for probes in self._probes.values():
             probes.steps_to_probe = min(probes.steps_to_probe, SHORTEST_INTERVAL)
 
