@@ -85,7 +85,7 @@ def test_a_request_answers_as_it_does_alone_and_without_speculation(
     assert known == {name: answer.wait().token_ids for name, answer in answers.items()}
     assert served.engine.stats().kv_cache_usage == 0.0
     assert sum(drafter.drafted_tokens for drafter in served.engine.drafters()) > 0
-    if kv_blocks == 17:
+    if kv_blocks == 17 and drafting != "oracle":  # whose requests may end before the next is there
         assert served.engine.stats().preemptions > 0
 
 
