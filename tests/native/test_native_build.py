@@ -188,16 +188,21 @@ def test_a_folder_that_cannot_be_written_is_named_with_a_remedy(monkeypatch, tmp
         assert part in line
 
 
-def test_what_cannot_be_built_holds_up_nothing_else(monkeypatch, tmp_path, capsys):
+@pytest.mark.parametrize(("refused", "made"), [(VARIANTS[-1], LOOKUP), (LOOKUP, VARIANTS[-1])])
+def test_what_cannot_be_built_holds_up_nothing_else(monkeypatch, tmp_path, capsys, refused, made):
     """Kernels that this compiler can't make are no reason to look up in Python, and not the other way round."""
+    compiler = tmp_path / "compiler"
+    compiler.write_text(f'#!/bin/sh\ncase "$*" in *{refused.file_name}*) echo no such thing >&2; exit 1;; esac\n')
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CXX", str(compiler))
     monkeypatch.setenv("BOWSPRIT_CACHE_DIR", str(tmp_path))
-    monkeypatch.setattr(native_build, "VARIANTS", (UNKNOWN,))
+    monkeypatch.setattr(native_build, "VARIANTS", VARIANTS[-1:])
     monkeypatch.setattr(native_build.platform, "machine", lambda: "x86_64")
 
     assert native_build.main([]) == 1
     printed = capsys.readouterr()
-    assert str(build_dir((LOOKUP,)) / LOOKUP.file_name) in printed.out
-    assert "no-such-thing" in printed.err
+    assert [Path(line).name for line in printed.out.splitlines()] == [made.file_name]
+    assert f"failed on {refused.name}:\nno such thing" in printed.err
 
 
 def test_kernels_are_built_where_there_are_any():
